@@ -1,0 +1,26 @@
+# make reproduce               environment, then every notebook of the profile, then the report
+# make reproduce PROFILE=cifar another profile (a folder of notebooks/profiles)
+# make test                    environment, then every test
+# make lint                    ruff over code and notebooks
+PYTHON ?= python3
+PROFILE ?= desk
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: reproduce test lint publish clean
+reproduce: $(VENV)/installed
+	$(BIN)/lficam run --profile $(PROFILE)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lficam needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
+	@echo "Installing into $(VENV) (about 6 GB with PyTorch; once, some minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

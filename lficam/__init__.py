@@ -1,0 +1,19 @@
+"""Trainable visual explanations of image classifiers: LFI-CAM, ABN, L-CAM, TAME, T-TAME."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {"create": "attention", "load_authors": "checkpoints", "InputError": "errors"}
+__all__ = ["InputError", "create", "load_authors"]
+
+
+def __getattr__(name):
+    """Import on first use, so that `lficam --help` does not wait for torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'lficam' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,59 @@
+"""The one exception that users are meant to read."""
+
+import contextlib
+import difflib
+import typing
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: one sentence naming the thing, what was expected and what to do.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+def choose(kind, name, known):
+    """Return ``known[name]``, or raise `InputError` naming the near ones.
+
+    >>> choose("backbone", "a", {"a": 1})
+    1
+    """
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(str(name), list(known), n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of: {', '.join(known)}."
+    raise InputError(f"Unknown {kind} {name!r}: {hint}")
+
+
+def check_fields(settings):
+    """Raise `InputError` when a field of a dataclass instance is not of its annotated type.
+
+    Annotations are plain types, or tuples of one type as ``tuple[int, ...]``. An int is accepted where a float
+    belongs; a bool is not accepted where a number belongs. YAML reads ``1e-3`` as a string: that is caught here.
+    """
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if typing.get_origin(kind) is tuple and isinstance(value, (tuple, list)):
+            item = typing.get_args(kind)[0]
+            bad = [v for v in value if not is_a(v, item)]
+            if bad:
+                raise InputError(wrong_type(name, item, bad[0]))
+            object.__setattr__(settings, name, tuple(value))
+        elif not is_a(value, typing.get_origin(kind) or kind):
+            raise InputError(wrong_type(name, kind, value))
+
+
+def is_a(value, kind):
+    """Whether value is of that type; int passes for float, bool does not pass for a number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def wrong_type(name, kind, value):
+    """The sentence for a value of the wrong type."""
+    text = f"{name}: expected {getattr(kind, '__name__', kind)}, got {type(value).__name__} {value!r}"
+    if isinstance(value, str) and kind is float:
+        with contextlib.suppress(ValueError):
+            text += f" (in YAML write {float(value)!r} with a decimal point, no quotes)"
+    return text + "."

@@ -35,7 +35,9 @@ def atomic(path, mode="wb"):
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the earlier file is unchanged" if path.exists() else ""
-        raise InputError(f"Cannot write {path}: {error.strerror or error}{kept}. Free some space or choose another folder.") from error
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}{kept}. Free some space or choose another folder."
+        ) from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)

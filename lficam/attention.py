@@ -1,0 +1,226 @@
+"""Attention classifiers: trained as classifiers, their attention map is part of the forward pass.
+
+    features F -> attention map M -> (1 + M) F -> classification
+
+ABN (Fukui et al., CVPR 2019) and LFI-CAM (Lee et al., ICCV 2021) differ in how M is made and where it acts.
+Below: the plain classifier with Zhou et al.'s class activation map, then the two methods in the order of their papers.
+
+    model = lficam.create("lfi-cam", "resnet-20", num_classes=10)
+    logits, maps = model(pixels)          # pixels (B, 3, H, W) in [0, 1]; maps (B, 1, h, w)
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import backbones
+from .errors import InputError, choose
+from .maps import minmax
+
+
+class Output(NamedTuple):
+    """What a classifier gives: logits (B, K) and maps (B, 1, h, w)."""
+
+    logits: torch.Tensor
+    maps: torch.Tensor
+
+
+class ABNOutput(NamedTuple):
+    """`Output` of the perception branch, and the logits (B, K) of the attention branch, which is trained too."""
+
+    logits: torch.Tensor
+    maps: torch.Tensor
+    attention_logits: torch.Tensor
+
+
+class Classifier(nn.Module):
+    """What plain, ABN and LFI-CAM share: pixels are normalised inside, and the model is an explainer of itself."""
+
+    def __init__(self, backbone, mean=None, std=None):
+        super().__init__()
+        default_mean, default_std = backbone.statistics
+        self.normalise = backbones.Normalise(
+            default_mean if mean is None else mean, default_std if std is None else std
+        )
+        self.backbone = backbone
+
+    def forward(self, pixels):
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise InputError(
+                f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
+            )
+        return self.classify_and_attend(self.normalise(pixels))
+
+    def explain(self, pixels, target=None):
+        """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
+
+        The attention of ABN and LFI-CAM has no class: `target` (B,) matters for the plain classifier alone.
+        """
+        return self(pixels).maps[:, 0]
+
+    attribute = explain
+
+
+class Plain(Classifier):
+    """The backbone as it is. Its maps are class activation maps (Zhou et al., CVPR 2016, eq. 2) of the predicted class.
+
+        M = sum_k w_k F_k, w = the class's row of the linear layer
+
+    They cost one contraction and no gradient: the baseline that needs no attention mechanism.
+    """
+
+    def classify_and_attend(self, images):
+        features = self.backbone.features(images)  # (B, C, h, w)
+        logits = self.backbone.classify(features)
+        return Output(logits, self.class_activation_map(features, logits.argmax(1)))
+
+    @torch.no_grad()
+    def class_activation_map(self, features, target):
+        """Feature maps (B, C, h, w) and classes (B,) -> class activation maps (B, 1, h, w)."""
+        return torch.einsum("bc,bchw->bhw", self.backbone.fc.weight[target], self.backbone.tail(features))[
+            :, None
+        ]
+
+    def explain(self, pixels, target=None):
+        if target is None:
+            return super().explain(pixels)
+        return self.class_activation_map(self.backbone.features(self.normalise(pixels)), target)[:, 0]
+
+    attribute = explain
+
+
+class AttentionBranch(nn.Module):
+    """ABN's attention branch (Fukui et al., section 3.2): K feature maps, classified and fused into one map in [0, 1].
+
+    a = ReLU(BN(conv1x1(BN(stage(x)))))         K maps at the resolution of x: `stage` is the last one with stride 1
+    logits = GAP(conv1x1(a)),  M = sigmoid(BN(conv3x3(a)))
+    """
+
+    def __init__(self, last_stage, channels, num_classes):
+        super().__init__()
+        self.stage = unstrided_copy(last_stage)
+        self.norm = nn.BatchNorm2d(channels)
+        self.to_classes = nn.Conv2d(channels, num_classes, 1, bias=False)
+        self.class_norm = nn.BatchNorm2d(num_classes)
+        self.to_logits = nn.Conv2d(num_classes, num_classes, 1, bias=False)
+        self.to_map = nn.Conv2d(num_classes, 1, 3, padding=1, bias=False)
+        self.map_norm = nn.BatchNorm2d(1)
+        backbones.initialise(self)
+
+    def forward(self, x):
+        """Feature maps before the last stage (B, C', h, w) -> attention maps (B, 1, h, w), logits (B, K)."""
+        a = self.norm(self.stage(x))  # (B, C, h, w)
+        a = F.relu(self.class_norm(self.to_classes(a)))  # (B, K, h, w)
+        return torch.sigmoid(self.map_norm(self.to_map(a))), self.to_logits(a).mean((2, 3))
+
+
+def unstrided_copy(stage):
+    """A copy of the stage that keeps the resolution: every stride is 1."""
+    stage = copy.deepcopy(stage)
+    for part in stage.modules():
+        if isinstance(part, nn.Conv2d):
+            part.stride = (1, 1)
+    return stage
+
+
+class ABN(Classifier):
+    """Attention branch network: x' = (1 + M) x before the last stage, which with the head is the perception branch."""
+
+    def __init__(self, backbone, mean=None, std=None):
+        super().__init__(backbone, mean, std)
+        self.attention = AttentionBranch(backbone.stages[-1], backbone.channels, backbone.num_classes)
+
+    def classify_and_attend(self, images):
+        x = self.backbone.features(images, stages=slice(-1))  # (B, C', h, w)
+        maps, attention_logits = self.attention(x)
+        logits = self.backbone.classify(self.backbone.stages[-1](x * maps + x))
+        return ABNOutput(logits, maps, attention_logits)
+
+
+class FeatureImportanceNetwork(nn.Module):
+    """LFI-CAM's feature importance network (Lee et al., section 3.2): four convolutions, then one score a feature map.
+
+    The released CIFAR models have a ReLU after the second and the fourth convolution only (`relu_after`).
+    """
+
+    def __init__(self, channels, relu_after=(2, 4)):
+        super().__init__()
+        layers = []
+        for i in range(1, 5):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)]
+            layers += [nn.ReLU()] if i in relu_after else []
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, masked):
+        """Normalised feature maps times the grey image (B, C, h, w) -> scores (B, C)."""
+        return self.layers(masked).mean((2, 3))
+
+
+class LFIAttention(nn.Module):
+    """The attention of LFI-CAM: a sum of feature maps, weighted by importances that a network learns.
+
+    F~ = minmax(F) * grey(x)         feature maps as masks of the small grey image  (grey = mean of the normalised RGB)
+    w  = softmax(FIN(F~))            importances of the C feature maps, sum 1
+    M  = minmax(ReLU(sum_k w_k F_k))
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.importance_network = FeatureImportanceNetwork(channels)
+        backbones.initialise(self)
+
+    def masked_features(self, features, images):
+        """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> masked grey images F~ (B, C, h, w)."""
+        grey = F.interpolate(
+            images.mean(1, keepdim=True), features.shape[-2:], mode="bilinear", align_corners=False
+        )  # (B, 1, h, w)
+        # A feature map without range is worth 1 everywhere, a dead one 0; an exact 0 stays 0 also where others are negative.
+        normalised = torch.where(features == 0, torch.zeros_like(features), minmax(features, constant=1.0))
+        return normalised * grey
+
+    def importances(self, features, images):
+        """Importances w (B, C) of the feature maps, each image's sum 1."""
+        return self.importance_network(self.masked_features(features, images)).softmax(1)
+
+    def forward(self, features, images):
+        """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> attention maps (B, 1, h, w) in [0, 1]."""
+        weights = self.importances(features, images)
+        maps = F.relu(torch.einsum("bc,bchw->bhw", weights, features))[:, None]
+        return minmax(maps, constant=maps)
+
+
+class LFICAM(Classifier):
+    """LFI-CAM: attention over the feature maps F of the last stage, F' = (1 + M) F, classification of F'."""
+
+    def __init__(self, backbone, mean=None, std=None):
+        super().__init__(backbone, mean, std)
+        self.attention = LFIAttention(backbone.channels)
+
+    def classify_and_attend(self, images):
+        features = self.backbone.features(images)  # (B, C, h, w)
+        maps = self.attention(features, images)
+        return Output(self.backbone.classify(maps * features + features), maps)
+
+
+METHODS = {"plain": Plain, "abn": ABN, "lfi-cam": LFICAM}
+
+
+def create(method, backbone, num_classes, *, mean=None, std=None):
+    """A randomly initialised classifier: method "plain", "abn" or "lfi-cam", backbone by name ("resnet-20", "resnet-110").
+
+    mean, std: normalisation of pixels in [0, 1], a number or three; by default the backbone's. For inputs that are
+    normalised already give mean=0, std=1. The card that rebuilds the model is its attribute `card`.
+    Raises `InputError` for an unknown method or backbone, or fewer than two classes.
+    """
+    model = choose("method", method, METHODS)(backbones.build(backbone, num_classes), mean, std)
+    model.card = {
+        "method": method,
+        "backbone": backbone,
+        "num_classes": num_classes,
+        "mean": model.normalise.mean.flatten().tolist(),
+        "std": model.normalise.std.flatten().tolist(),
+    }
+    return model

@@ -1,0 +1,105 @@
+"""Files of weights: written whole or not at all, read without running code, never put silently into another model."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from .errors import InputError
+from .workspace import atomic
+
+# The authors' parameter names -> ours, as regular expressions, by method.
+_BACKBONE = [
+    (r"conv1\.", "backbone.stem.0."),
+    (r"bn1\.", "backbone.stem.1."),
+    (r"layer(\d)\.", lambda m: f"backbone.stages.{int(m[1]) - 1}."),
+    (r"fc\.(0\.)?", "backbone.fc."),
+]
+AUTHORS_NAMES = {
+    "plain": _BACKBONE,
+    "lfi-cam": [*_BACKBONE, (r"attention\.", "attention.importance_network.layers.")],
+    "abn": [
+        *_BACKBONE,
+        (r"att_layer\d\.", "attention.stage."),
+        (r"bn_att\.", "attention.norm."),
+        (r"att_conv\.", "attention.to_classes."),
+        (r"bn_att2\.", "attention.class_norm."),
+        (r"att_conv2\.", "attention.to_logits."),
+        (r"att_conv3\.", "attention.to_map."),
+        (r"bn_att3\.", "attention.map_norm."),
+    ],
+}
+
+
+def load_authors(model, state_dict):
+    """Put the authors' released weights into a model of ours, by translating parameter names; strict.
+
+    model: made by `lficam.create`. state_dict: {name: tensor}; names may begin with "module." as DataParallel writes them.
+    Raises `InputError` naming the missing, unknown or misshapen entries. Returns the model.
+    """
+    translated = {our_name(model.card["method"], name): tensor for name, tensor in state_dict.items()}
+    load_state(model, translated, "these weights")
+    return model
+
+
+def our_name(method, name):
+    """The authors' parameter name in our terms; a name that fits no rule stays and is then reported as unknown."""
+    name = name.removeprefix("module.")
+    for pattern, replacement in AUTHORS_NAMES[method]:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1)
+    return name
+
+
+def load_state(model, state, what):
+    """`load_state_dict`, strict, whose refusal is one sentence with the first offending names."""
+    own = model.state_dict()
+    problems = {
+        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        "unknown": [k for k in state if k not in own],
+        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+    }
+    found = "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{' ...' * (len(names) > 3)})"
+        for kind, names in problems.items()
+        if names
+    )
+    if found:
+        card = getattr(model, "card", {})
+        raise InputError(
+            f"Cannot load {what} into {card.get('method')} {card.get('backbone')} with {card.get('num_classes')} classes: {found}. "
+            "Check method, backbone and number of classes."
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def save(path, content):
+    """Write tensors and plain values atomically; `InputError` when the disk refuses, and the earlier file stays."""
+    with atomic(path) as file:
+        torch.save(content, file)
+
+
+def read(path, device="cpu"):
+    """What `save` wrote. Never executes code from the file. Raises `InputError` for a missing or foreign file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"No checkpoint {path}: give the path of a best.pt or last.pt file.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a checkpoint of lficam, or is damaged: {str(error).splitlines()[0][:120]}"
+        ) from error
+    if not isinstance(content, dict) or "model" not in content or "card" not in content:
+        raise InputError(f"{path} is not a checkpoint of lficam: it has no model and card.")
+    return content
+
+
+def load(path, device="cpu"):
+    """The classifier of a checkpoint, rebuilt from its card, in eval mode on the device."""
+    from .attention import create
+
+    content = read(path, device)
+    model = create(**content["card"]).to(device)
+    load_state(model, content["model"], path)
+    return model.eval()

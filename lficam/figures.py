@@ -1,0 +1,153 @@
+"""Every figure, from results and maps. Colours are Okabe and Ito's, which the colour-blind can tell apart; maps are in magma."""
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+
+METHOD_COLOURS = {"plain": "#000000", "abn": "#E69F00", "lfi-cam": "#0072B2", "centre": "#999999"}
+METHOD_TITLES = {"plain": "plain + CAM", "abn": "ABN", "lfi-cam": "LFI-CAM", "centre": "centre (control)"}
+MAP_COLOURS = "magma"
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+def styled(draw):
+    """Draw in the project's style and leave matplotlib's settings as they were."""
+
+    def wrapper(*args, **options):
+        with matplotlib.rc_context(STYLE):
+            figure = draw(*args, **options)
+        plt.close(figure)  # shown by being returned, not twice by the notebook's inline backend
+        return figure
+
+    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
+    return wrapper
+
+
+@styled
+def training_curves(histories):
+    """Loss and accuracy over the epochs. histories: {method: list of a dict per epoch}; dashed training, solid validation."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8))
+    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for method, history in histories.items():
+            epochs = [row["epoch"] for row in history]
+            colour = METHOD_COLOURS[method]
+            scale = 100 if quantity == "accuracy" else 1
+            for split, style in (("train", ":"), ("validation", "-")):
+                values = [scale * row[f"{split}_{quantity}"] for row in history]
+                label = METHOD_TITLES[method].split(" +")[0] if split == "validation" else None
+                axis.plot(
+                    epochs,
+                    values,
+                    style,
+                    color=colour,
+                    label=label,
+                    marker="o",
+                    markersize=2.5,
+                    linewidth=1.3,
+                )
+        axis.set(xlabel="epoch", ylabel="loss" if quantity == "loss" else "top-1 accuracy (%)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_yscale("log")
+    axes[1].legend(title="solid: validation\ndotted: training", loc="lower right")
+    return figure
+
+
+@styled
+def map_grid(pixels, maps, titles=None, masks=None):
+    """Images beside the maps of several methods. pixels (N, 3, H, W) in [0, 1]; maps {method: (N, H, W) in [0, 1]}.
+
+    titles: {method: [N texts]} above each map, for example the predicted class; masks bool (N, H, W): outlined in white.
+    """
+    columns = [("image", None), *maps.items()]
+    rows = len(pixels)
+    figure, axes = plt.subplots(rows, len(columns), figsize=(1.35 * len(columns), 1.42 * rows), squeeze=False)
+    for i in range(rows):
+        image = pixels[i].permute(1, 2, 0).numpy()
+        for axis, (method, values) in zip(axes[i], columns, strict=True):
+            if values is None:
+                axis.imshow(image)
+            else:
+                overlay(axis, image, values[i].numpy())
+            if masks is not None:
+                axis.contour(masks[i].numpy(), [0.5], colors="white", linewidths=0.8)
+            text = titles[method][i] if titles and method in titles else ""
+            head = METHOD_TITLES.get(method, method) if i == 0 else ""
+            axis.set_title("\n".join(filter(None, (head, text))), fontsize=7.5, pad=2)
+            axis.axis("off")
+    return figure
+
+
+def overlay(axis, image, values, opacity=0.65):
+    """A map (H, W) in [0, 1] in colour over the grey image (H, W, 3)."""
+    axis.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="bilinear")
+
+
+@styled
+def feature_importance(pixels, grey, features, masked, weights, attention, top=6):
+    """LFI-CAM step by step for one image: the most and the least important feature maps, the masks and the sum.
+
+    pixels (3, H, W); grey (h, w); features, masked (C, h, w); weights (C,) importances; attention (h, w).
+    """
+    order = weights.argsort(descending=True)
+    chosen = [*order[: top - 2].tolist(), *order[-2:].tolist()]
+    figure = plt.figure(figsize=(7.4, 3.6))
+    grid = figure.add_gridspec(3, top + 2, width_ratios=[1.15, *[1] * top, 1.15], height_ratios=[1, 1, 0.8])
+    first = figure.add_subplot(grid[0, 0])
+    first.imshow(pixels.permute(1, 2, 0).numpy())
+    first.set_title("image")
+    second = figure.add_subplot(grid[1, 0])
+    second.imshow(grey.numpy(), cmap="gray")
+    second.set_title("grey, small")
+    for column, k in enumerate(chosen, start=1):
+        above, below = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
+        above.imshow(features[k].numpy(), cmap=MAP_COLOURS)
+        above.set_title(f"$F_{{{k}}}$", fontsize=8)
+        limit = float(masked.abs().max()) or 1.0
+        below.imshow(masked[k].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        below.set_title(f"$w$={weights[k]:.3f}", fontsize=8)
+    last = figure.add_subplot(grid[0:2, top + 1])
+    last.imshow(attention.numpy(), cmap=MAP_COLOURS, vmin=0, vmax=1)
+    last.set_title("$M$")
+    for axis in figure.axes:
+        axis.axis("off")
+    bars = figure.add_subplot(grid[2, :])
+    bars.bar(np.arange(len(weights)), weights[order].numpy(), color=METHOD_COLOURS["lfi-cam"], width=1.0)
+    bars.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="equal importance 1/C")
+    bars.set(
+        xlabel="feature maps, most important first", ylabel="importance $w$", xlim=(-0.5, len(weights) - 0.5)
+    )
+    bars.legend()
+    return figure
+
+
+@styled
+def interval_dots(panels):
+    """Values with intervals, one panel per quantity. panels: {axis label: {method: (value, low, high)}}."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 1.9), squeeze=False)
+    for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
+        for y, (method, (value, low, high)) in enumerate(rows.items()):
+            axis.plot([low, high], [y, y], color=METHOD_COLOURS[method], linewidth=1.6)
+            axis.plot(value, y, "o", color=METHOD_COLOURS[method], markersize=5)
+            axis.annotate(
+                f"{value:.3g}",
+                (value, y),
+                textcoords="offset points",
+                xytext=(0, 5),
+                ha="center",
+                fontsize=7.5,
+            )
+        axis.set_yticks(range(len(rows)), [METHOD_TITLES[m] for m in rows])
+        axis.set(xlabel=label, ylim=(len(rows) - 0.4, -0.7))
+    return figure

@@ -1,0 +1,200 @@
+"""Results that can be trusted: intervals, tables with the published number beside ours, and the record of the run."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import workspace
+from .errors import InputError, choose
+
+MISSING = "—"
+
+
+def wilson(hits, n, confidence=0.95):
+    """Wilson's score interval of a proportion: (low, high) in [0, 1] for `hits` of `n` (Wilson, 1927).
+
+    Raises `InputError` unless 0 <= hits <= n and n > 0.
+    """
+    if not 0 <= hits <= n or n < 1:
+        raise InputError(f"Wilson interval: expected 0 <= hits <= n and n > 0, got {hits} of {n}.")
+    z = _normal_quantile((1 + confidence) / 2)
+    share, shrink = hits / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _normal_quantile(p):
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(p)
+
+
+def bootstrap(values, confidence=0.95, resamples=2000, seed=0):
+    """Percentile bootstrap interval of the mean of per-image values (N,): (low, high). Seeded, so it repeats."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise InputError(f"Bootstrap: expected a non-empty list of finite numbers, got shape {values.shape}.")
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    tail = 100 * (1 - confidence) / 2
+    return tuple(float(q) for q in np.percentile(means, [tail, 100 - tail]))
+
+
+def published_accuracy(folder=None):
+    """The papers' top-1 accuracies in percent that could be read: columns dataset, backbone, method, published, source."""
+    folder = Path(folder or workspace.root() / "data" / "papers")
+    error = pd.read_csv(folder / "abn_top1_error.csv")
+    lfi = pd.read_csv(folder / "lfi_top1_accuracy.csv")
+    rows = []
+    for column, method in (("baseline_error_pct", "plain"), ("abn_error_pct", "abn")):
+        part = error[["dataset", "backbone"]].assign(
+            method=method, published=(100 - error[column]).round(2), source="ABN, CVPR 2019"
+        )
+        rows.append(part)
+    for column, method in (("plain_pct", "plain"), ("abn_pct", "abn"), ("lfi_cam_pct", "lfi-cam")):
+        rows.append(
+            lfi[["dataset", "backbone"]].assign(
+                method=method, published=lfi[column].astype(float), source="LFI-CAM, ICCV 2021"
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def beside_published(reproduced, published, keys):
+    """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
+
+    Missing values are "—" in the table, never a guess.
+    """
+    table = reproduced.merge(
+        published.dropna(subset=["published"]), on=keys, how="outer", sort=False, indicator=True
+    )
+    table = table.sort_values("_merge", key=lambda c: c == "right_only", kind="stable").drop(columns="_merge")
+    return table.reset_index(drop=True)
+
+
+def show(table, digits=None):
+    """A table for reading: numbers as text with the digits given per column, missing values as "—"."""
+    digits = digits or {}
+
+    def text(value, column):
+        if pd.isna(value):
+            return MISSING
+        return f"{value:.{digits[column]}f}" if column in digits else str(value)
+
+    return pd.DataFrame({column: [text(v, column) for v in table[column]] for column in table})
+
+
+class Report:
+    """What a notebook leaves: tables, figures and, last of all, the record that says it succeeded.
+
+    name: the notebook's; output: folder, "" for reports/lab/NAME; profile, parameters: as run.
+    """
+
+    def __init__(self, name, output="", profile="lab", parameters=None):
+        self.folder = Path(output) if output else workspace.root() / "reports" / "lab" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "record.json").unlink(missing_ok=True)
+        self.record = {
+            "notebook": name,
+            "profile": profile,
+            "parameters": parameters or {},
+            "tables": [],
+            "figures": [],
+        }
+        self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+
+    def table(self, table, name, title, caption, digits=None):
+        """Write a table as NAME.csv (full numbers) and return it for display. The caption states convention and N."""
+        with workspace.atomic(self.folder / f"{name}.csv", "w") as file:
+            table.to_csv(file, index=False)
+        self.record["tables"].append(
+            {"file": f"{name}.csv", "title": title, "caption": caption, "digits": digits or {}}
+        )
+        return show(table, digits)
+
+    def figure(self, figure, name, title, caption):
+        """Write a matplotlib figure as NAME.png (200 dpi) and NAME.pdf."""
+        for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
+            with workspace.atomic(self.folder / f"{name}.{kind}") as file:
+                figure.savefig(file, format=kind, bbox_inches="tight", **options)
+        self.record["figures"].append({"file": f"{name}.png", "title": title, "caption": caption})
+
+    def finish(self, device, seed, **results):
+        """Write record.json: from here on the run counts as done. Returns the record."""
+        self.record |= provenance() | {
+            "device": describe(device),
+            "seed": seed,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self.clock, 1),
+            "results": results,
+        }
+        with workspace.atomic(self.folder / "record.json", "w") as file:
+            json.dump(self.record, file, indent=1, ensure_ascii=False, default=_plain)
+        return self.record
+
+
+def _plain(value):
+    """Numbers of numpy and torch as JSON."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def provenance():
+    """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
+    return {
+        "command": os.environ.get("LFICAM_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version()}
+        | {
+            name: importlib.metadata.version(name)
+            for name in ("lficam", "torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")
+        },
+    }
+
+
+def _git(*command):
+    try:
+        return subprocess.run(
+            ["git", *command], cwd=workspace.root(), capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def describe(device):
+    """The processor by name, with the number of threads for a CPU."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def dataset_title(name):
+    """The papers' name of a data set, for tables."""
+    titles = {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "stl10": "STL-10",
+        "catdog": "Cat&Dog",
+        "imagenet": "ImageNet",
+    }
+    return titles.get(name, name)
+
+
+def backbone_title(name):
+    """The papers' name of a backbone: "resnet-110" -> "ResNet-110"."""
+    family, _, rest = name.partition("-")
+    return f"{choose('backbone', family, {'resnet': 'ResNet'})}-{rest}"

@@ -1,0 +1,33 @@
+"""What several tests share: a workspace of their own, and the authors' golden outputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from golden_fill import fill_
+
+GOLDEN = Path(__file__).parent / "golden"
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project folder of the test's own, so that runs and reports never mix with the user's."""
+    monkeypatch.setenv("LFICAM_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def golden():
+    """Read a golden file; weights that are not stored are made by their recipe, under "state_dict"."""
+
+    def read(name):
+        content = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+        if "state_dict" not in content:
+            state = {key: torch.zeros(shape) for key, shape in content["names_shapes"]}
+            fill_(state)
+            content["state_dict"] = state | content["buffers"]
+        return content
+
+    return read

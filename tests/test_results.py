@@ -1,0 +1,94 @@
+"""Intervals against known values, tables beside published numbers, records."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from lficam import workspace
+from lficam.errors import InputError
+from lficam.results import Report, beside_published, bootstrap, published_accuracy, show, wilson
+
+
+def test_wilson_by_hand():
+    # n = 10, p = 0.5, z = 1.96: centre 0.5, half-width 0.2634 (Wilson, 1927)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    low, high = wilson(10, 10)
+    assert high == pytest.approx(1)
+    assert low == pytest.approx(10 / (10 + 1.959964**2))
+
+
+@pytest.mark.parametrize("counts", [(1, 0), (3, 2), (-1, 5)])
+def test_wilson_refuses_impossible_counts(counts):
+    with pytest.raises(InputError, match="expected 0 <= hits <= n"):
+        wilson(*counts)
+
+
+def test_bootstrap():
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    low, high = bootstrap(values)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert bootstrap(values) == (low, high)
+    assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
+    with pytest.raises(InputError, match="finite"):
+        bootstrap([1.0, float("nan")])
+
+
+def test_published_numbers_are_the_files(pytestconfig):
+    table = published_accuracy(pytestconfig.rootpath / "data" / "papers")
+    row = table[(table.dataset == "CIFAR-100") & (table.backbone == "ResNet-110") & (table.method == "abn")]
+    assert row.published.dropna().tolist() == [77.5]  # 22.5 % error
+    lfi = table[table.method == "lfi-cam"]
+    assert len(lfi) == 5
+    assert lfi.published.isna().all()
+
+
+def test_beside_published_keeps_both_sides():
+    ours = pd.DataFrame({"dataset": ["A", "B"], "reproduced": [1.0, 2.0]})
+    theirs = pd.DataFrame({"dataset": ["B", "C", "D"], "published": [3.0, 4.0, None]})
+    table = show(beside_published(ours, theirs, ["dataset"]), {"reproduced": 1, "published": 1})
+    assert table.to_numpy().tolist() == [["A", "1.0", "—"], ["B", "2.0", "3.0"], ["C", "—", "4.0"]]
+
+
+def test_report_is_complete_only_with_its_record(home):
+    report = Report("01_x", profile="smoke", parameters={"lr": 0.1})
+    table = pd.DataFrame({"a": [1.23456, None]})
+    shown = report.table(table, "numbers", "Numbers", "N = 2", {"a": 2})
+    assert shown.a.tolist() == ["1.23", "—"]
+    figure = plt.figure()
+    report.figure(figure, "empty", "Nothing", "An empty figure")
+    plt.close(figure)
+    folder = home / "reports" / "lab" / "01_x"
+    assert not (folder / "record.json").exists()
+    report.finish("cpu", 7, accuracy=np.float64(0.5))
+    record = json.loads((folder / "record.json").read_text())
+    assert record["results"] == {"accuracy": 0.5}
+    assert record["seed"] == 7
+    assert {
+        "command",
+        "commit",
+        "dirty",
+        "versions",
+        "device",
+        "started",
+        "seconds",
+        "parameters",
+        "profile",
+    } <= record.keys()
+    assert all((folder / entry["file"]).stat().st_size for entry in record["tables"] + record["figures"])
+    assert pd.read_csv(folder / "numbers.csv").a[0] == 1.23456
+    Report("01_x")
+    assert not (folder / "record.json").exists()  # a new run starts without the old claim
+
+
+def test_atomic_keeps_the_earlier_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), workspace.atomic(path, "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
             )
         return self.classify_and_attend(self.normalise(pixels))
 
-    def explain(self, pixels, target=None):
+    def explain(self, pixels, target=None):  # noqa: ARG002 - the common interface
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
 
         The attention of ABN and LFI-CAM has no class: `target` (B,) matters for the plain classifier alone.
@@ -80,9 +80,7 @@ class Plain(Classifier):
     @torch.no_grad()
     def class_activation_map(self, features, target):
         """Feature maps (B, C, h, w) and classes (B,) -> class activation maps (B, 1, h, w)."""
-        return torch.einsum("bc,bchw->bhw", self.backbone.fc.weight[target], self.backbone.tail(features))[
-            :, None
-        ]
+        return torch.einsum("bc,bchw->bhw", self.backbone.fc.weight[target], self.backbone.tail(features))[:, None]
 
     def explain(self, pixels, target=None):
         if target is None:
@@ -93,7 +91,7 @@ class Plain(Classifier):
 
 
 class AttentionBranch(nn.Module):
-    """ABN's attention branch (Fukui et al., section 3.2): K feature maps, classified and fused into one map in [0, 1].
+    """ABN's attention branch (Fukui et al., CVPR 2019): K feature maps, classified and fused into one map in [0, 1].
 
     a = ReLU(BN(conv1x1(BN(stage(x)))))         K maps at the resolution of x: `stage` is the last one with stride 1
     logits = GAP(conv1x1(a)),  M = sigmoid(BN(conv3x3(a)))
@@ -141,7 +139,7 @@ class ABN(Classifier):
 
 
 class FeatureImportanceNetwork(nn.Module):
-    """LFI-CAM's feature importance network (Lee et al., section 3.2): four convolutions, then one score a feature map.
+    """LFI-CAM's feature importance network (Lee et al., ICCV 2021): four convolutions, then one score a feature map.
 
     The released CIFAR models have a ReLU after the second and the fourth convolution only (`relu_after`).
     """
@@ -172,14 +170,15 @@ class LFIAttention(nn.Module):
         self.importance_network = FeatureImportanceNetwork(channels)
         backbones.initialise(self)
 
+    def grey(self, images, size):
+        """Normalised images (B, 3, H, W) -> their channel mean at the size (h, w) of the maps, (B, 1, h, w); signed."""
+        return F.interpolate(images.mean(1, keepdim=True), size, mode="bilinear", align_corners=False)
+
     def masked_features(self, features, images):
         """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> masked grey images F~ (B, C, h, w)."""
-        grey = F.interpolate(
-            images.mean(1, keepdim=True), features.shape[-2:], mode="bilinear", align_corners=False
-        )  # (B, 1, h, w)
-        # A feature map without range is worth 1 everywhere, a dead one 0; an exact 0 stays 0 also where others are negative.
+        # A feature map without range is worth 1 everywhere, a dead one 0; an exact 0 stays 0, also among negatives.
         normalised = torch.where(features == 0, torch.zeros_like(features), minmax(features, constant=1.0))
-        return normalised * grey
+        return normalised * self.grey(images, features.shape[-2:])
 
     def importances(self, features, images):
         """Importances w (B, C) of the feature maps, each image's sum 1."""
@@ -209,7 +208,7 @@ METHODS = {"plain": Plain, "abn": ABN, "lfi-cam": LFICAM}
 
 
 def create(method, backbone, num_classes, *, mean=None, std=None):
-    """A randomly initialised classifier: method "plain", "abn" or "lfi-cam", backbone by name ("resnet-20", "resnet-110").
+    """A randomly initialised classifier: method "plain", "abn" or "lfi-cam", backbone by name, as "resnet-110".
 
     mean, std: normalisation of pixels in [0, 1], a number or three; by default the backbone's. For inputs that are
     normalised already give mean=0, std=1. The card that rebuilds the model is its attribute `card`.

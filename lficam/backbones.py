@@ -1,4 +1,4 @@
-"""Image classifiers in three parts, pixels -> stem -> stages -> head, so that attention can be put before or after the last stage.
+"""Image classifiers in parts, stem -> stages -> head, so that attention can act before or after the last stage.
 
 `build("resnet-20", 10)` gives the CIFAR ResNet of He et al. (2016), section 4.2, as the LFI-CAM and ABN authors use it.
 """
@@ -13,7 +13,7 @@ CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class Backbone(nn.Module):
-    """A classifier in parts. `stem` and `stages` give feature maps, `tail` ends the features, `fc` classifies their mean.
+    """A classifier in parts: `stem` and `stages` give feature maps, `tail` ends them, `fc` classifies their mean.
 
     channels: C, the number of feature maps of the last stage.
     statistics: ((mean R, G, B), (std R, G, B)) of the images that its recipe normalises with.
@@ -36,12 +36,12 @@ class Backbone(nn.Module):
         return x
 
     def classify(self, features):
-        """Feature maps of the last stage (B, C, h, w) -> logits (B, K): global average pooling, then the linear layer."""
+        """Feature maps of the last stage (B, C, h, w) -> logits (B, K): global average pooling, linear layer."""
         return self.fc(self.tail(features).mean((2, 3)))
 
 
 def initialise(module):
-    """He's normal initialisation by fan-out for convolutions, 1 and 0 for batch norm; linear layers keep torch's own."""
+    """He's normal initialisation by fan-out for convolutions, 1 and 0 for batch norm; linear layers keep torch's."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -62,9 +62,7 @@ def cifar_resnet(depth, num_classes):
             f"Backbone resnet-{depth}: the depth of a CIFAR ResNet is 6n+2, for example resnet-20 or resnet-110."
         )
     block = BasicBlock if depth < 44 else Bottleneck
-    stem = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
-    )
+    stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
     inputs, stages = 16, []
     for width, stride in ((16, 1), (32, 2), (64, 2)):
         stages.append(resnet_stage(block, inputs, width, blocks, stride))
@@ -73,7 +71,7 @@ def cifar_resnet(depth, num_classes):
 
 
 def resnet_stage(block, inputs, width, blocks, stride):
-    """`blocks` residual blocks, the first with that stride and, where the shape changes, a 1x1 convolution on the shortcut."""
+    """Residual blocks, the first with that stride and, where the shape changes, a 1x1 convolution on the shortcut."""
     outputs = width * block.expansion
     shortcut = None
     if stride != 1 or inputs != outputs:
@@ -106,9 +104,7 @@ class Normalise(nn.Module):
         for name, value in (("mean", mean), ("std", std)):
             numbers = torch.as_tensor(value, dtype=torch.float32).flatten()
             if numbers.numel() not in (1, 3) or (name == "std" and (numbers <= 0).any()):
-                raise InputError(
-                    f"{name}: expected one number or three (R, G, B), std above 0, got {value!r}."
-                )
+                raise InputError(f"{name}: expected one number or three (R, G, B), std above 0, got {value!r}.")
             self.register_buffer(name, numbers.expand(3).reshape(3, 1, 1).clone(), persistent=False)
 
     def forward(self, pixels):

@@ -1,5 +1,7 @@
 """Files of weights: written whole or not at all, read without running code, never put silently into another model."""
 
+import csv
+import io
 import re
 from pathlib import Path
 
@@ -34,7 +36,7 @@ AUTHORS_NAMES = {
 def load_authors(model, state_dict):
     """Put the authors' released weights into a model of ours, by translating parameter names; strict.
 
-    model: made by `lficam.create`. state_dict: {name: tensor}; names may begin with "module." as DataParallel writes them.
+    model: made by `lficam.create`. state_dict: {name: tensor}; names may begin with DataParallel's "module.".
     Raises `InputError` naming the missing, unknown or misshapen entries. Returns the model.
     """
     translated = {our_name(model.card["method"], name): tensor for name, tensor in state_dict.items()}
@@ -67,7 +69,8 @@ def load_state(model, state, what):
     if found:
         card = getattr(model, "card", {})
         raise InputError(
-            f"Cannot load {what} into {card.get('method')} {card.get('backbone')} with {card.get('num_classes')} classes: {found}. "
+            f"Cannot load {what} into {card.get('method')} {card.get('backbone')} "
+            f"with {card.get('num_classes')} classes: {found}. "
             "Check method, backbone and number of classes."
         )
     model.load_state_dict(state, strict=False)
@@ -76,7 +79,10 @@ def load_state(model, state, what):
 def save(path, content):
     """Write tensors and plain values atomically; `InputError` when the disk refuses, and the earlier file stays."""
     with atomic(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch covers the system's refusal with an error of its own
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read(path, device="cpu"):
@@ -93,6 +99,45 @@ def read(path, device="cpu"):
     if not isinstance(content, dict) or "model" not in content or "card" not in content:
         raise InputError(f"{path} is not a checkpoint of lficam: it has no model and card.")
     return content
+
+
+def keep(model, optimizer, history, folder, settings):
+    """Write best.pt when the last epoch was the best so far, then last.pt and log.csv."""
+    content = {
+        "card": model.card,
+        "model": model.state_dict(),
+        "epoch": len(history),
+        "settings": settings or {},
+    }
+    accuracy = [row["validation_accuracy"] for row in history]
+    if accuracy[-1] > max(accuracy[:-1], default=-1.0):
+        save(folder / "best.pt", content | {"validation_accuracy": accuracy[-1]})
+    save(folder / "last.pt", content | {"optimizer": optimizer.state_dict(), "history": history})
+    text = io.StringIO()
+    table = csv.DictWriter(text, history[0].keys())
+    table.writeheader()
+    table.writerows(history)
+    with atomic(folder / "log.csv", "w") as file:
+        file.write(text.getvalue())
+
+
+def resume(model, optimizer, path, device):
+    """Put a last.pt into model and optimizer; returns its history, empty when there is no file.
+
+    Raises `InputError` when the checkpoint is another model's.
+    """
+    if not path.is_file():
+        return []
+    content = read(path, device)
+    if content["card"] != model.card:
+        theirs = " ".join(str(content["card"].get(k)) for k in ("method", "backbone", "num_classes"))
+        raise InputError(
+            f"{path} holds another model ({theirs} classes) than the one to train ({model.card['method']} "
+            f"{model.card['backbone']} {model.card['num_classes']} classes): choose another folder, or remove it."
+        )
+    load_state(model, content["model"], path)
+    optimizer.load_state_dict(content["optimizer"])
+    return content["history"]
 
 
 def load(path, device="cpu"):

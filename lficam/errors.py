@@ -55,5 +55,7 @@ def wrong_type(name, kind, value):
     text = f"{name}: expected {getattr(kind, '__name__', kind)}, got {type(value).__name__} {value!r}"
     if isinstance(value, str) and kind is float:
         with contextlib.suppress(ValueError):
-            text += f" (in YAML write {float(value)!r} with a decimal point, no quotes)"
+            number = repr(float(value))
+            number = number if "." in number else number.replace("e", ".0e")
+            text += f" (in YAML write {number}, with a decimal point and no quotes)"
     return text + "."

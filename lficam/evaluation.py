@@ -31,3 +31,23 @@ def predict(model, images, batch_size=256, workers=0):
 def finished_maps(predictions, images):
     """Maps at image size: min-max normalised, then upsampled, (N, size, size) in [0, 1]."""
     return finish(predictions.maps, images.size)
+
+
+@torch.inference_mode()
+def lficam_steps(model, pixels):
+    """What LFI-CAM computes for one image (1, 3, H, W) on the way to its map, on the CPU.
+
+    pixels (3, H, W), features and masked (C, h, w), grey (h, w), weights (C,) importances, attention (h, w).
+    """
+    model.eval()
+    images = model.normalise(pixels.to(next(model.parameters()).device))
+    features = model.backbone.features(images)
+    steps = {
+        "pixels": pixels,
+        "grey": model.attention.grey(images, features.shape[-2:])[:, 0],
+        "features": features,
+        "masked": model.attention.masked_features(features, images),
+        "weights": model.attention.importances(features, images),
+        "attention": model.attention(features, images)[:, 0],
+    }
+    return {name: value[0].cpu() for name, value in steps.items()}

@@ -1,4 +1,4 @@
-"""Every figure, from results and maps. Colours are Okabe and Ito's, which the colour-blind can tell apart; maps are in magma."""
+"""Every figure, from results and maps. Colours are Okabe and Ito's, for the colour-blind too; maps are in magma."""
 
 import matplotlib
 import numpy as np
@@ -36,7 +36,7 @@ def styled(draw):
 
 @styled
 def training_curves(histories):
-    """Loss and accuracy over the epochs. histories: {method: list of a dict per epoch}; dashed training, solid validation."""
+    """Loss and accuracy over the epochs, dotted training, solid validation. histories: {method: [dict per epoch]}."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8))
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for method, history in histories.items():
@@ -58,8 +58,23 @@ def training_curves(histories):
                 )
         axis.set(xlabel="epoch", ylabel="loss" if quantity == "loss" else "top-1 accuracy (%)")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_yscale("log")
+    axes[0].set_ylim(bottom=0)
     axes[1].legend(title="solid: validation\ndotted: training", loc="lower right")
+    return figure
+
+
+@styled
+def contact_sheet(pixels, titles, masks=None, columns=8):
+    """Images (N, 3, H, W) in [0, 1] with a title each; masks bool (N, H, W): outlined in white."""
+    rows = -(-len(pixels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(0.95 * columns, 1.1 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, axis in zip(range(len(pixels)), axes.flat, strict=False):
+        axis.imshow(pixels[i].permute(1, 2, 0).numpy())
+        axis.set_title(titles[i], fontsize=8, pad=2)
+        if masks is not None:
+            axis.contour(masks[i].numpy(), [0.5], colors="white", linewidths=0.8)
     return figure
 
 
@@ -67,7 +82,7 @@ def training_curves(histories):
 def map_grid(pixels, maps, titles=None, masks=None):
     """Images beside the maps of several methods. pixels (N, 3, H, W) in [0, 1]; maps {method: (N, H, W) in [0, 1]}.
 
-    titles: {method: [N texts]} above each map, for example the predicted class; masks bool (N, H, W): outlined in white.
+    titles: {method: [N texts]} above each map, as the predicted class; masks bool (N, H, W): outlined in white.
     """
     columns = [("image", None), *maps.items()]
     rows = len(pixels)
@@ -125,10 +140,9 @@ def feature_importance(pixels, grey, features, masked, weights, attention, top=6
     bars = figure.add_subplot(grid[2, :])
     bars.bar(np.arange(len(weights)), weights[order].numpy(), color=METHOD_COLOURS["lfi-cam"], width=1.0)
     bars.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="equal importance 1/C")
-    bars.set(
-        xlabel="feature maps, most important first", ylabel="importance $w$", xlim=(-0.5, len(weights) - 0.5)
-    )
-    bars.legend()
+    bars.set(xlabel="feature maps, most important first", ylabel="importance $w$", xlim=(-0.5, len(weights) - 0.5))
+    bars.set_ylim(0, 1.6 * float(weights.max()))
+    bars.legend(loc="upper right")
     return figure
 
 

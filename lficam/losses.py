@@ -7,7 +7,7 @@ def classification_loss(output, labels):
     """Cross-entropy of every classifier that the output holds, weights 1:1.
 
     output: what an attention classifier returns, logits (B, K); labels (B,) class indices -> {name: scalar}.
-    Plain and LFI-CAM: cross-entropy of the logits (Lee et al., section 3.3). ABN: L = L_att + L_per (Fukui et al., eq. 1).
+    Plain and LFI-CAM: cross-entropy of the logits. ABN: L = L_att + L_per (Fukui et al., CVPR 2019).
     """
     terms = {"perception": F.cross_entropy(output.logits, labels)}
     if hasattr(output, "attention_logits"):

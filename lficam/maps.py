@@ -18,7 +18,7 @@ def minmax(x, constant=0.0):
 
 
 def upsample(maps, size):
-    """Resize maps (B, h, w) bilinearly to (B, *size); size is an int or (H, W). The field's convention: corners not aligned."""
+    """Resize maps (B, h, w) bilinearly, corners not aligned, to (B, *size); size is an int or (H, W)."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 

@@ -30,7 +30,7 @@ def intersection_over_union(maps, masks, threshold=100 / 255):
 def energy_in_mask(maps, masks):
     """Share of the map's mass that lies in the mask: maps (N, H, W) >= 0, masks bool (N, H, W) -> (N,) in [0, 1].
 
-    The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020, section 4.3). An empty map has share 0.
+    The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020). An empty map has share 0.
     """
     if maps.shape != masks.shape:
         raise InputError(
@@ -38,6 +38,4 @@ def energy_in_mask(maps, masks):
         )
     maps = maps.double()
     total = maps.sum((1, 2))
-    return torch.where(
-        total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total)
-    )
+    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))

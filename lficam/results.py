@@ -51,8 +51,21 @@ def bootstrap(values, confidence=0.95, resamples=2000, seed=0):
     return tuple(float(q) for q in np.percentile(means, [tail, 100 - tail]))
 
 
+def percentage(hits):
+    """Share of true values among per-image outcomes (N,), in percent, with Wilson's 95 % interval."""
+    n, count = len(hits), int(sum(hits))
+    low, high = wilson(count, n)
+    return {"reproduced": 100 * count / n, "low": 100 * low, "high": 100 * high, "N": n}
+
+
+def average(values):
+    """Mean of per-image values (N,), with its bootstrap 95 % interval."""
+    low, high = bootstrap(values)
+    return {"reproduced": float(np.mean(np.asarray(values))), "low": low, "high": high, "N": len(values)}
+
+
 def published_accuracy(folder=None):
-    """The papers' top-1 accuracies in percent that could be read: columns dataset, backbone, method, published, source."""
+    """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source."""
     folder = Path(folder or workspace.root() / "data" / "papers")
     error = pd.read_csv(folder / "abn_top1_error.csv")
     lfi = pd.read_csv(folder / "lfi_top1_accuracy.csv")
@@ -76,11 +89,13 @@ def beside_published(reproduced, published, keys):
 
     Missing values are "—" in the table, never a guess.
     """
-    table = reproduced.merge(
-        published.dropna(subset=["published"]), on=keys, how="outer", sort=False, indicator=True
-    )
-    table = table.sort_values("_merge", key=lambda c: c == "right_only", kind="stable").drop(columns="_merge")
-    return table.reset_index(drop=True)
+    known = published.dropna(subset=["published"])
+    table = reproduced.merge(known, on=keys, how="left")
+    others = known.merge(reproduced[keys], on=keys, how="left", indicator=True)
+    others = others[others.pop("_merge") == "left_only"]
+    whole = dict.fromkeys(reproduced.select_dtypes("integer"), "Int64")  # which knows a missing value
+    rows = [row for part in (table, others) for row in part.to_dict("records")]
+    return pd.DataFrame(rows, columns=table.columns).astype(whole)
 
 
 def show(table, digits=None):

@@ -6,10 +6,8 @@ logits, maps = run.model(pixels)
 """
 
 import bisect
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import time
 from dataclasses import dataclass, field
@@ -28,9 +26,9 @@ from .progress import Progress, say
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained. The defaults are the LFI-CAM authors' for CIFAR (batch 128, 300 epochs, lr / 10 at 150 and 225).
+    """How a classifier is trained. The defaults are the LFI-CAM authors' for CIFAR.
 
-    epochs counts passes over the training set; milestones are the 0-based epochs at whose start lr is multiplied by gamma.
+    epochs: passes over the training set; milestones: 0-based epochs at whose start lr is multiplied by gamma.
     precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, float32 on a CPU.
     deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does anyway).
     """
@@ -74,6 +72,7 @@ class Job:
     data_root: str = ""
     size: int = 0  # pixels; 0: the data set's own
     train_count: int = 0  # images; 0: all
+    validation_count: int = 0
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self):
@@ -81,13 +80,11 @@ class Job:
 
     def images(self, split, count=0):
         """The data set's split, `data.Images`."""
-        return data.load(
-            self.dataset, split, root=self.data_root or None, size=self.size or None, count=count or None
-        )
+        return data.load(self.dataset, split, root=self.data_root or None, size=self.size or None, count=count or None)
 
 
 class Run(NamedTuple):
-    """A finished training: the best model (by validation accuracy, eval mode), a row per epoch, its folder, whether it was found."""
+    """A finished training: the model of best validation accuracy, a row per epoch, folder, whether it was found."""
 
     model: torch.nn.Module
     history: list
@@ -108,7 +105,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
     """
     device = torch.device(device or best_device())
     images = job.images("train", job.train_count)
-    validation = job.images("validation")
+    validation = job.images("validation", job.validation_count)
     folder = run_folder(job, images)
     if fresh:
         for name in ("last.pt", "best.pt"):
@@ -182,15 +179,15 @@ def fit(
 ):
     """Train a classifier, continuing from `folder`/last.pt when there is one; a row per epoch goes to `folder`/log.csv.
 
-    After every epoch last.pt (all that a resume needs) and, when validation accuracy rose, best.pt are replaced atomically.
-    The same seed gives the same bits whether or not the training was cut in between. Returns the history, a dict per epoch.
+    After every epoch last.pt (all that a resume needs) and, when validation accuracy rose, best.pt are replaced
+    atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
     """
     folder, device = Path(folder), torch.device(device)
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    history = resume(model, optimizer, folder / "last.pt", device)
+    history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     board = open_board(folder, len(history)) if tensorboard else None
     with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
         for epoch in range(len(history), recipe.epochs):
@@ -198,16 +195,15 @@ def fit(
             row = {"epoch": epoch + 1, "lr": recipe.lr_at(epoch)}
             row |= train_epoch(model, optimizer, images, recipe, epoch, device, workers, progress)
             if not np.isfinite(row["train_loss"]):
-                kept = (
-                    f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no earlier checkpoint"
-                )
+                kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no earlier checkpoint"
                 raise InputError(
-                    f"{label} diverged in epoch {epoch + 1} (loss {row['train_loss']}) at lr {row['lr']:g}: lower lr; {kept}."
+                    f"{label} diverged in epoch {epoch + 1} (loss {row['train_loss']}): lower lr, "
+                    f"which was {row['lr']:g}; {kept}."
                 )
             row |= validate(model, validation, workers)
             row["seconds"] = round(time.perf_counter() - start, 2)
             history.append(row)
-            keep(model, optimizer, history, folder, settings)
+            checkpoints.keep(model, optimizer, history, folder, settings)
             if board:
                 for name in row.keys() - {"epoch"}:
                     board.add_scalar(name, row[name], epoch + 1)
@@ -257,45 +253,6 @@ def validate(model, images, workers=0):
     return {"validation_loss": loss.item(), "validation_accuracy": hits.double().mean().item()}
 
 
-def keep(model, optimizer, history, folder, settings):
-    """Write best.pt when the last epoch was the best so far, then last.pt and log.csv."""
-    content = {
-        "card": model.card,
-        "model": model.state_dict(),
-        "epoch": len(history),
-        "settings": settings or {},
-    }
-    accuracy = [row["validation_accuracy"] for row in history]
-    if accuracy[-1] > max(accuracy[:-1], default=-1.0):
-        checkpoints.save(folder / "best.pt", content | {"validation_accuracy": accuracy[-1]})
-    checkpoints.save(folder / "last.pt", content | {"optimizer": optimizer.state_dict(), "history": history})
-    text = io.StringIO()
-    table = csv.DictWriter(text, history[0].keys())
-    table.writeheader()
-    table.writerows(history)
-    with workspace.atomic(folder / "log.csv", "w") as file:
-        file.write(text.getvalue())
-
-
-def resume(model, optimizer, path, device):
-    """Put a last.pt into model and optimizer; returns its history, empty when there is no file.
-
-    Raises `InputError` when the checkpoint is another model's.
-    """
-    if not path.is_file():
-        return []
-    content = checkpoints.read(path, device)
-    if content["card"] != model.card:
-        theirs = " ".join(str(content["card"].get(k)) for k in ("method", "backbone", "num_classes"))
-        raise InputError(
-            f"{path} holds another model ({theirs} classes) than the one to train ({model.card['method']} "
-            f"{model.card['backbone']} {model.card['num_classes']} classes): choose another folder, or remove it."
-        )
-    checkpoints.load_state(model, content["model"], path)
-    optimizer.load_state_dict(content["optimizer"])
-    return content["history"]
-
-
 def open_board(folder, done):
     """A TensorBoard writer that continues after `done` epochs."""
     try:
@@ -310,6 +267,7 @@ def open_board(folder, done):
 def epoch_line(label, row, epochs):
     """One line a person can follow the training by."""
     return (
-        f"{label}: epoch {row['epoch']}/{epochs}  lr {row['lr']:g}  loss {row['train_loss']:.3f}  train {row['train_accuracy']:.1%}  "
+        f"{label}: epoch {row['epoch']}/{epochs}  lr {row['lr']:g}  loss {row['train_loss']:.3f}  "
+        f"train {row['train_accuracy']:.1%}  "
         f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.1f} s"
     )

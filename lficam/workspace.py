@@ -9,7 +9,7 @@ from .errors import InputError
 
 
 def root():
-    """The project folder: ``$LFICAM_HOME``, else the nearest folder upward that holds notebooks/profiles, else the current one."""
+    """The project folder: ``$LFICAM_HOME``, else the nearest one upward with notebooks/profiles, else the current."""
     if home := os.environ.get("LFICAM_HOME"):
         return Path(home).resolve()
     here = Path.cwd().resolve()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from golden_fill import fill_
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -119,9 +119,7 @@ def test_parameter_counts(method, backbone, classes, parameters):
 def test_lfi_attention_by_hand():
     """Two feature maps of 2x2 with known importances: M = minmax(w1 F1 + w2 F2)."""
     attention = LFIAttention(2).eval()
-    attention.importance_network.forward = lambda masked: torch.tensor(
-        [[3.0, 1.0]]
-    ).log()  # softmax -> 3/4, 1/4
+    attention.importance_network.forward = lambda _: torch.tensor([[3.0, 1.0]]).log()  # softmax -> 3/4, 1/4
     features = torch.tensor([[[[4.0, 0.0], [0.0, 4.0]], [[0.0, 8.0], [0.0, 0.0]]]])
     # weighted sum: [[3, 2], [0, 3]] -> min-max [[1, 2/3], [0, 1]]
     maps = attention(features, torch.ones(1, 3, 2, 2))
@@ -133,9 +131,7 @@ def test_masked_features_by_hand():
     features = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     images = torch.tensor([0.0, 3.0, 6.0]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)  # grey 3
     masked = LFIAttention(3).masked_features(features, images)
-    expected = 3 * torch.tensor(
-        [[[[0.0, 0.25], [0.5, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]]
-    )
+    expected = 3 * torch.tensor([[[[0.0, 0.25], [0.5, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     torch.testing.assert_close(masked, expected)
 
 

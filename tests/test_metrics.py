@@ -19,9 +19,7 @@ def test_correct():
 
 
 def test_iou():
-    assert intersection_over_union(MAP, MASK).item() == pytest.approx(
-        2 / 3
-    )  # 3 pixels above, 2 of them in the mask
+    assert intersection_over_union(MAP, MASK).item() == pytest.approx(2 / 3)  # 3 pixels above, 2 of them in the mask
     assert intersection_over_union(MAP, MASK, threshold=0.5).item() == pytest.approx(1 / 2)  # strictly above
     assert intersection_over_union(MAP * 0, MASK & False).item() == 1
 

@@ -87,8 +87,13 @@ def test_report_is_complete_only_with_its_record(home):
 def test_atomic_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), workspace.atomic(path, "w") as file:
-        file.write("half")
-        raise RuntimeError
+
+    def interrupted():
+        with workspace.atomic(path, "w") as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

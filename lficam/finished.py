@@ -1,0 +1,159 @@
+"""The folder that a finished notebook leaves: whether its record holds, how it gets into place, how it is published."""
+
+import csv
+import json
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from . import workspace
+from .errors import InputError
+
+
+def read_record(folder, name=None):
+    """The record of a finished notebook, whose tables and figures are all there.
+
+    Raises `ValueError` with the reason when it is missing, unreadable, another notebook's, or lists what is not there.
+    """
+    folder = Path(folder)
+    name = name or folder.name
+    try:
+        record = json.loads((folder / "record.json").read_bytes())
+    except FileNotFoundError:
+        raise ValueError("it wrote no record.json") from None
+    except ValueError as error:
+        raise ValueError(f"its record.json is not JSON ({error})") from None
+    if not isinstance(record, dict) or record.get("notebook") != name:
+        found = record.get("notebook") if isinstance(record, dict) else record
+        raise ValueError(f"its record.json names notebook {found!r} instead of {name!r}")
+    for kind in ("tables", "figures"):
+        for file in listed(record, kind):
+            if ".." in Path(file).parts or not (folder / file).is_file():
+                raise ValueError(f"its record.json lists {file}, which is not there")
+    return record
+
+
+def listed(record, kind):
+    """The file names that a record lists as tables or figures. Raises `ValueError` when the list is none."""
+    try:
+        return [str(entry["file"]) for entry in record.get(kind, [])]
+    except (TypeError, KeyError):
+        raise ValueError(f"its record.json has no list of {kind}, each with a file") from None
+
+
+def staging(folder, name):
+    """A folder beside `name` that belongs to this process on this machine."""
+    return Path(folder) / f".{name}.{_host()}.{os.getpid()}"
+
+
+def swap(new, folder):
+    """Put the folder `new` in the place of `folder`; whatever happens, one of the two stands there."""
+    old = Path(f"{staging(folder.parent, folder.name)}.old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder):
+    """Remove what dead processes of this machine left, and finish a swap that was cut."""
+    for path in Path(folder).glob(".*"):
+        match = re.fullmatch(rf"\.(.+)\.{_host()}\.(\d+)(\.old)?", path.name)
+        if not match or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+            continue
+        if match[3] and not (path.parent / match[1]).exists():
+            path.rename(path.parent / match[1])
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host():
+    return re.sub(r"[^\w-]", "_", platform.node()) or "host"
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def publish(profile="desk"):
+    """Copy tables, figures and record of every finished notebook to figures/PROFILE/NAME. Returns these folders.
+
+    Raises `InputError` when no notebook of the profile is finished.
+    """
+    source, target = workspace.root() / "reports" / profile, workspace.root() / "figures" / profile
+    published = []
+    for folder in sorted(path.parent for path in source.glob("[!.]*/record.json")):
+        try:
+            record = read_record(folder)
+        except ValueError as error:
+            raise InputError(f"Cannot publish {folder.name}: {error}. Run it again.") from None
+        sweep(target)
+        copy = staging(target, folder.name)
+        for file in ["record.json", *listed(record, "tables"), *listed(record, "figures")]:
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, copy / file)
+        swap(copy, target / folder.name)
+        published.append(target / folder.name)
+    if not published:
+        raise InputError(f"Nothing to publish in {source}: run `lficam run --profile {profile}` first.")
+    readme = workspace.root() / "README.md"
+    if readme.is_file():
+        text = readme_tables(readme.read_text(encoding="utf-8"), workspace.root() / "figures")
+        with workspace.atomic(readme, "w") as file:
+            file.write(text)
+    return published
+
+
+def readme_tables(text, figures):
+    """README text with every block `<!-- PROFILE:NOTEBOOK/TABLE.csv -->` ... `<!-- end -->` made anew from `figures`.
+
+    Of a table with a column "reproduced", only the rows that were are shown.
+
+    Raises `InputError` for a block whose table was not published.
+    """
+
+    def block(match):
+        table = Path(figures) / match[1] / match[2]
+        try:
+            record = json.loads((table.parent / "record.json").read_bytes())
+            with table.open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+        except OSError:
+            raise InputError(
+                f"README.md shows {match[1]}/{match[2]}, which is not published: run that notebook."
+            ) from None
+        if "reproduced" in header:
+            rows = [row for row in rows if row[header.index("reproduced")]]
+        digits = next(entry.get("digits", {}) for entry in record["tables"] if entry["file"] == table.name)
+        lines = [
+            header,
+            ["---"] * len(header),
+            *([cell(c, digits.get(h)) for h, c in zip(header, row, strict=True)] for row in rows),
+        ]
+        return "\n".join([match[0].split("\n")[0], *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
+
+    return re.sub(r"<!-- ([\w-]+):(\S+\.csv) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+def cell(text, digits):
+    """A table's cell for reading: a number with its column's digits, else six significant ones; empty is a dash."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text or "—"
+    if re.fullmatch(r"-?\d+", text):
+        return text
+    return f"{value:.{digits}f}" if isinstance(digits, int) else f"{value:.6g}"

@@ -1,0 +1,162 @@
+"""Image files and their labels: class folders, and the list files of L-CAM and TAME."""
+
+import os
+import typing
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_NAMES = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
+
+
+class Found(typing.NamedTuple):
+    """Files, their labels (integers), unique names, the classes, and what a reader has to know about the split."""
+
+    paths: list
+    labels: list
+    ids: list
+    classes: list
+    note: str = ""
+
+
+def find(root, split, name):
+    """The image files of a split under `root`; the layouts are described at `lficam.data.load`.
+
+    Raises `InputError` for a missing or empty folder, a class without images, or a split whose classes are not train's.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{name}: there is no folder {root}: create it with the images, or give another root=.")
+    found = {s: next((root / n for n in names if (root / n).is_dir()), None) for s, names in _NAMES.items()}
+    if name == "imagenet":
+        found["test"] = found["validation"]  # the test folder of ImageNet has no labels
+    if not any(found.values()):
+        if name == "imagenet":
+            raise InputError(f"imagenet: {root} holds neither train nor val: give root=, the folder that holds them.")
+        return _cut(_gather(root, root), split)
+    held = {f for s, f in found.items() if s != "train" and f}
+    folder = found[split] or (next(iter(held), None) if split != "train" else None)
+    if folder is None:
+        missing = " or ".join(str(root / n) for n in _NAMES[split])
+        raise InputError(f"{name}: the split {split!r} needs a folder {missing}: create it with one folder per class.")
+    both = split != "train" and len(held) < 2
+    note = f"{folder.name} serves as both validation and test." if both else ""
+    return _gather(folder, root, _classes(found["train"] or folder))._replace(note=note)
+
+
+def listed(root, list_file, num_classes=None):
+    """The files of a list: a line is "path label" or "path;label", the path relative to `root`.
+
+    As in the authors' readers, ".jpg" is added to a name without a "."; blank lines and spaces at the ends do not
+    matter. A bare name is also looked for one folder below, so that their flat lists fit a val folder sorted by class.
+    Raises `InputError`, naming file and line, for what is not of this form, is listed twice or does not exist.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{list_file}: there is no folder {root} with its images: give root=.")
+    try:
+        lines = Path(list_file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Cannot read the list {list_file}: {error}. Give a text file of lines 'path label'."
+        ) from error
+    content, where = {}, _Whereabouts(root)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{list_file}:{number}"
+        name, label = _parse(line.strip(), place)
+        if name in content:
+            raise InputError(f"{place}: {name} is listed twice: remove one of the lines.")
+        if num_classes is not None and label >= num_classes:
+            raise InputError(f"{place}: label {label}, but num_classes is {num_classes}: labels start at 0.")
+        content[name] = label, where.path(name, place)
+    if not content:
+        raise InputError(f"The list {list_file} is empty: expected lines 'path label'.")
+    labels, paths = map(list, zip(*content.values(), strict=True))
+    return Found(paths, labels, list(content), [str(c) for c in range(num_classes or max(labels) + 1)])
+
+
+def _parse(line, place):
+    """Name and label of one line."""
+    parts = line.rsplit(";", 1) if ";" in line else line.rsplit(maxsplit=1)
+    if len(parts) != 2 or not parts[0].strip():
+        raise InputError(f"{place}: expected 'path label' or 'path;label', got {line!r}.")
+    name, label = parts[0].strip(), parts[1].strip()
+    if not (label.isascii() and label.isdigit()):
+        raise InputError(f"{place}: the label must be a whole number from 0 up, got {label!r}.")
+    return name if "." in name else name + ".jpg", int(label)
+
+
+class _Whereabouts:
+    """Looks files up in folder listings: one call per folder, not one per file, which matters on network disks."""
+
+    def __init__(self, root):
+        self.root, self.listings, self.below = root, {}, None
+
+    def path(self, name, place):
+        folder, _, base = name.rpartition("/")
+        if folder not in self.listings:
+            inside = self.root / folder
+            self.listings[folder] = set(os.listdir(inside)) if inside.is_dir() else set()
+        if base in self.listings[folder]:
+            return os.path.join(self.root, name)
+        if self.below is None:
+            subfolders = [e.path for e in os.scandir(self.root) if e.is_dir()]
+            self.below = {file: sub for sub in subfolders for file in os.listdir(sub)}
+        if folder or base not in self.below:
+            raise InputError(f"{place}: there is no file {self.root / name}: check root= and the list.")
+        return os.path.join(self.below[base], base)
+
+
+def _classes(folder):
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+
+
+def _gather(folder, root, expected=None):
+    """All images below the class folders of a folder, sorted; names are relative to root."""
+    classes = _classes(folder)
+    if not classes:
+        raise InputError(f"{folder} holds no class folders: expected {folder}/<class>/<image files>.")
+    expected = expected or classes
+    strange = [c for c in classes if c not in set(expected)]
+    if strange:
+        raise InputError(
+            f"{folder / strange[0]} is a class that the train folder lacks: make the classes of the splits equal."
+        )
+    paths, labels = [], []
+    for name in classes:
+        files = sorted(_images(folder / name))
+        if not files:
+            raise InputError(
+                f"The class folder {folder / name} holds no image ({', '.join(_ENDINGS)}): add some or remove it."
+            )
+        paths += files
+        labels += [expected.index(name)] * len(files)
+    return Found(paths, labels, [Path(os.path.relpath(p, root)).as_posix() for p in paths], expected)
+
+
+def _images(folder):
+    for here, _, files in os.walk(folder, followlinks=True):
+        yield from (os.path.join(here, f) for f in files if f.lower().endswith(_ENDINGS) and not f.startswith("."))
+
+
+def _cut(found, split):
+    """80 / 10 / 10 % of each class, by a fixed permutation of its sorted files."""
+    labels = np.array(found.labels)
+    chosen = []
+    for label, name in enumerate(found.classes):
+        own = np.flatnonzero(labels == label)
+        if len(own) < 3:
+            raise InputError(
+                f"The class {name!r} has {len(own)} images, too few to split: add some, or make train and val folders."
+            )
+        own = own[np.argsort(np.random.PCG64(label).random_raw(len(own)), kind="stable")]
+        tenth = max(1, len(own) // 10)
+        parts = {"test": own[:tenth], "validation": own[tenth : 2 * tenth], "train": own[2 * tenth :]}
+        chosen += sorted(parts[split])
+    paths, labels, ids = ([column[i] for i in chosen] for column in found[:3])
+    return Found(paths, labels, ids, found.classes, "80 / 10 / 10 % of each class, by a fixed permutation.")

@@ -1,0 +1,127 @@
+"""Where pixels come from, memory or files, and how training augments them.
+
+Every random choice is a function of (seed, row): not of the batch an image is in, nor of the process that reads it.
+"""
+
+import os
+import struct
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from .errors import InputError
+
+_RECIPES = {
+    "classifier": lambda size: [transforms.RandomResizedCrop(size)],
+    "explainer": lambda size: [transforms.Resize(_edge(size)), transforms.RandomCrop(size)],
+    "evaluation": lambda size: [transforms.Resize(_edge(size)), transforms.CenterCrop(size)],
+}
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class Memory:
+    """Pixels (M, 3, S, S) uint8; augmented by a random crop of the zero-padded image and, if asked, by mirroring."""
+
+    def __init__(self, pixels, pad, mirror):
+        self.data, self.pad, self.mirror = pixels, pad, mirror
+
+    def read(self, rows, augment, seed):
+        if not augment:
+            return self.data[rows]
+        draws = _draws(seed, rows, 3)
+        top, left = (draws[:, i] % np.uint64(2 * self.pad + 1) for i in (0, 1))
+        flip = draws[:, 2] >= 2**63 if self.mirror else None
+        return torch.from_numpy(shift(self.data.numpy()[rows.numpy()], self.pad, top, left, flip))
+
+    def feed(self, sha, rows):
+        _feed(sha, self.data, rows)
+
+
+class Pictures:
+    """Image files, or pixels in memory (M, 3, h, w), brought to S x S by torchvision's transforms."""
+
+    def __init__(self, items, size, recipe):
+        # Bytes in one array: a list of a million strings would be copied page by page into every worker.
+        self.items = items if torch.is_tensor(items) else np.array([os.fsencode(p) for p in items])
+        self.plain = transforms.Compose(_RECIPES["evaluation"](size))
+        self.augmented = transforms.Compose([*_RECIPES[recipe](size), transforms.RandomHorizontalFlip()])
+
+    def read(self, rows, augment, seed):
+        return torch.stack([self._one(row, augment, seed) for row in rows.tolist()])
+
+    def _one(self, row, augment, seed):
+        image = self._open(row)
+        if not augment:
+            return functional.pil_to_tensor(self.plain(image))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(_draws(seed, torch.tensor([row]), 1)[0, 0] >> np.uint64(1)))
+            return functional.pil_to_tensor(self.augmented(image))
+
+    def _open(self, row):
+        if torch.is_tensor(self.items):
+            return Image.fromarray(self.items[row].permute(1, 2, 0).contiguous().numpy())
+        path = os.fsdecode(self.items[row])
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except _UNREADABLE as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            why = "no image format that is known" if unknown else getattr(error, "strerror", None) or error
+            raise InputError(f"Cannot read the image {path} ({why}): replace or remove it.") from error
+
+    def feed(self, sha, rows):
+        if torch.is_tensor(self.items):
+            return _feed(sha, self.items, rows)
+        for path in self.items[rows.numpy()]:
+            sha.update(b"%d\n" % os.stat(path).st_size)
+
+
+def _feed(sha, pixels, rows):
+    for part in rows.split(1000):
+        sha.update(pixels[part].numpy().tobytes())
+
+
+def shift(pixels, pad, top, left, flip=None):
+    """Crops (B, C, S, S) of images with `pad` zeros around, at top, left (B,) from 0 to 2 pad; mirrored where `flip`.
+
+    uint8 arrays, not tensors: numpy copies such windows twice as fast.
+    """
+    *outer, size, _ = pixels.shape
+    padded = np.zeros((*outer, size + 2 * pad, size + 2 * pad), pixels.dtype)
+    padded[:, :, pad : pad + size, pad : pad + size] = pixels
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (2, 3))
+    crops = windows[np.arange(len(pixels)), :, top, left]
+    if flip is not None:
+        crops[flip] = crops[flip][..., ::-1]
+    return crops
+
+
+def unit(pixels, device):
+    """uint8 to float32 in [0, 1]; divided by a tensor, as GPUs turn division by a number into a multiplication."""
+    pixels = pixels.to(device, non_blocking=True).float()
+    return pixels.div_(torch.full((), 255.0, device=device))
+
+
+def _edge(size):
+    return round(size * 256 / 224)
+
+
+def permutation(n, seed):
+    """A permutation (n,) that is a function of the seed on every machine."""
+    return torch.from_numpy(np.argsort(np.random.PCG64(seed % 2**64).random_raw(n), kind="stable"))
+
+
+def _draws(seed, rows, columns):
+    """Random uint64 (B, columns): a function of seed, row and column alone (SplitMix64, Steele et al. 2014)."""
+    key = _mix(np.array([seed % 2**64], np.uint64))
+    keys = _mix(key + rows.numpy().astype(np.uint64))
+    return _mix(keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _mix(x):
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,76 @@
+"""The command line: exit codes, sentences, and a help that does not wait."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from test_run import finished, toy
+
+from lficam.cli import main
+
+
+def test_help_is_quick():
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "lficam.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 2  # 0.1 s on an idle machine; importing torch alone takes longer
+    assert "publish" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, lficam.cli; lficam.cli.parser(); print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "yaml", "nbformat", "papermill"} & set(done.stdout.split())
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("lficam 0")
+
+
+def test_list(home, capsys):
+    toy(home, "01_toy")
+    assert main(["run", "--list"]) == 0
+    assert capsys.readouterr().out == "notebooks\n  01_toy\nprofile smoke\n  01_toy\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["01_toy", "--set", "epohs=1"], "did you mean 'epochs'"),
+        (["01_toy", "--set", "lr=1e-3"], "in YAML write 0.001"),
+        (["01_toy", "--set", "lr"], "expected NAME=VALUE"),
+        (["01_toy", "--set", "lr=[1"], "--set lr=[1: "),
+        (["--set", "lr=1"], "--set belongs to one notebook"),
+        (["01_toy", "02_toy", "--set", "lr=1"], "--set belongs to one notebook"),
+        (["nothing"], "Unknown notebook"),
+    ],
+)
+def test_wrong_input(home, capsys, arguments, words):
+    toy(home, "01_toy")
+    toy(home, "02_toy")
+    assert main(["run", "--profile", "smoke", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lficam: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_exit_codes_of_runs(home, capsys):
+    toy(home, "01_good")
+    toy(home, "02_exit", cells=["import os; os._exit(7)"])
+    assert main(["run", "01_good", "--profile", "smoke", "--set", "lr=0.5", "--timeout", "60"]) == 0
+    assert "01_good finished in" in capsys.readouterr().out
+    assert main(["run", "--profile", "smoke"]) == 3
+    assert "exited with status 7" in capsys.readouterr().err
+    assert main(["publish", "--profile", "smoke"]) == 0
+    assert (home / "figures" / "smoke" / "01_good" / "record.json").is_file()
+
+
+def test_an_unexpected_exception_keeps_its_traceback(home, monkeypatch):
+    finished(home, "01_toy")
+    monkeypatch.setattr("lficam.finished.publish", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["publish", "--profile", "smoke"])

@@ -1,0 +1,67 @@
+"""The real notebooks through the real runner at the `smoke` profile."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lficam import run
+from lficam.errors import InputError
+
+NAME = "01_train_lficam"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    return tmp_path_factory.mktemp("reports")
+
+
+@pytest.fixture(scope="module")
+def record(reports):
+    """Trained anew, so that the test does not depend on what lies in runs/."""
+    return json.loads(run.run(NAME, "smoke", {"fresh": True}, reports=reports).read_text())
+
+
+def test_results_of_01(record):
+    assert record["profile"] == "smoke"
+    assert record["parameters"]["recipe"]["epochs"] == 1
+    assert set(record["results"]["accuracy"]) == {"plain", "abn", "lfi-cam"}
+    assert all(0 <= value <= 1 for value in record["results"]["overlap"].values())
+    assert record["results"]["data"]["train"][0] == 200
+
+
+def test_tables_and_figures_of_01(record, reports):
+    folder = reports / "smoke" / NAME
+    assert [entry["file"] for entry in record["tables"]] == ["accuracy.csv", "overlap.csv"]
+    assert {entry["file"] for entry in record["figures"]} == {
+        "data.png", "curves.png", "maps.png", "inside.png", "summary.png"
+    }  # fmt: skip
+    accuracy = pd.read_csv(folder / "accuracy.csv")
+    ours = accuracy[accuracy.dataset == "photo-digits"]
+    assert ours.method.tolist() == ["plain", "abn", "lfi-cam"]
+    assert ((ours.low <= ours.reproduced) & (ours.reproduced <= ours.high)).all()
+    assert ours.published.isna().all()
+    theirs = accuracy[(accuracy.dataset == "CIFAR-100") & (accuracy.backbone == "ResNet-110")]
+    assert theirs.set_index("method").published.to_dict() == {"plain": 75.9, "abn": 77.5}
+    assert theirs.reproduced.isna().all()
+    overlap = pd.read_csv(folder / "overlap.csv")
+    assert set(overlap.method) == {"plain", "abn", "lfi-cam", "centre"}
+    assert (overlap.N == 100).all()
+
+
+def test_report_of_01(record, reports):
+    page = (reports / "smoke" / "index.html").read_text()
+    for entry in record["tables"] + record["figures"]:
+        assert f"{NAME}/{entry['file']}" in page
+    assert (reports / "smoke" / NAME / f"{NAME}.html").is_file()
+
+
+@pytest.mark.usefixtures("record")
+def test_wrong_data_folder_is_one_sentence_and_earlier_results_stay(reports, tmp_path):
+    before = (reports / "smoke" / NAME / "record.json").read_bytes()
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(InputError) as caught:
+        run.run(NAME, "smoke", {"dataset": "folder", "data_root": str(nowhere)}, reports=reports)
+    assert str(nowhere) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert (reports / "smoke" / NAME / "record.json").read_bytes() == before

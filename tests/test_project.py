@@ -1,0 +1,96 @@
+"""The files around the code hold together: dependencies, pins, conda, notebooks, size of modules."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from lficam.finished import read_record, readme_tables
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+PINS = {name.lower().replace("_", "-"): version for name, version in PINS.items()}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def requirements():
+    lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    return [r for r in map(Requirement, lines) if r.name != "lficam"]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda r: r.name)
+def test_every_dependency_is_pinned_within_its_range(requirement):
+    assert requirement.name in PINS
+    assert requirement.specifier.contains(Version(PINS[requirement.name]))
+
+
+def test_constraints_name_no_host():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==\S+", line) for line in lines)
+    assert not re.search(r"https?:|@|--index|--find", "\n".join(lines))
+
+
+def test_environment_installs_the_same_package_and_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
+    assert Requirement("x" + PROJECT["requires-python"]).specifier.contains(Version(python.partition("=")[2]))
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert "--constraint constraints.txt --editable '.[dev]'" in (ROOT / "Makefile").read_text()
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_version_is_one():
+    assert f'__version__ = "{PROJECT["version"]}"' in (ROOT / "lficam" / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_committed_clean_and_thin(path):
+    cells = json.loads(path.read_text())["cells"]
+    for cell in (c for c in cells if c["cell_type"] == "code"):
+        assert not cell["outputs"]
+        assert cell["execution_count"] is None
+        source = "".join(cell["source"])
+        tree = ast.parse(source)
+        assert not [n for n in ast.walk(tree) if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.While))]
+        if "parameters" not in cell["metadata"].get("tags", []):
+            assert len(source.splitlines()) <= 15
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lficam").glob("*.py")), ids=lambda p: p.stem)
+def test_modules_and_functions_are_short(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300
+    long = [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50
+    ]
+    assert not long
+
+
+def test_readme_shows_the_reference_results():
+    text = (ROOT / "README.md").read_text()
+    assert readme_tables(text, ROOT / "figures") == text, "run `lficam publish` to bring README.md up to date"
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
+
+
+def test_published_results_are_complete():
+    records = sorted((ROOT / "figures").glob("*/*/record.json"))
+    assert records
+    for path in records:
+        record = read_record(path.parent)
+        assert record["profile"] == path.parents[1].name
+        assert record["commit"] != "unknown"

@@ -1,0 +1,184 @@
+"""The training loop: schedule, resume to the bit after a kill, same bits twice, failures that keep what was there."""
+
+import csv
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import lficam
+from lficam import checkpoints, training
+from lficam.errors import InputError
+from lficam.training import Job, Recipe, fit, train
+
+RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)
+JOB = Job("lfi-cam", "resnet-8", train_count=64, validation_count=60, recipe=RECIPE)
+
+SCRIPT = """
+import torch
+torch.set_num_threads(2)
+from lficam.training import Job, Recipe, train
+train(Job("lfi-cam", "resnet-8", train_count=64, validation_count=60,
+          recipe=Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def nondeterministic_again():
+    """Leave torch's switch as other tests expect it."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def weights(folder, name="last.pt"):
+    return checkpoints.read(folder / name)["model"]
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_schedule_is_a_function_of_the_epoch():
+    recipe = Recipe(lr=0.1, milestones=(150, 225))
+    rates = [recipe.lr_at(e) for e in (0, 149, 150, 224, 225, 299)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path):
+    uncut = train(JOB)
+    assert not uncut.found
+    other = tmp_path / "other"
+    monkeypatch.setenv("LFICAM_HOME", str(other))
+    kill_after_epoch(2, other)
+    folder = other / uncut.folder.relative_to(home)
+    done = training.finished_epochs(folder)
+    assert 2 <= done < 4
+    resumed = train(JOB)
+    assert resumed.folder == folder
+    assert same_bits(weights(resumed.folder), weights(uncut.folder))
+    assert same_bits(weights(resumed.folder, "best.pt"), weights(uncut.folder, "best.pt"))
+    drop = "seconds"
+    assert [{k: v for k, v in row.items() if k != drop} for row in resumed.history] == [
+        {k: v for k, v in row.items() if k != drop} for row in uncut.history
+    ]
+
+
+def kill_after_epoch(epoch, home):
+    """Run the job in a process of its own and kill it, no warning given, once that epoch is on disk."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(6000):
+            logs = list(home.glob("runs/*/*/log.csv"))
+            if logs and len(logs[0].read_text().splitlines()) > epoch:
+                break
+            assert process.poll() is None, "the training ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.usefixtures("home")
+def test_same_seed_same_bits_and_another_seed_others():
+    first = train(JOB)
+    kept = weights(first.folder)
+    again = train(JOB, fresh=True)
+    assert not again.found
+    assert same_bits(kept, weights(again.folder))
+    different = Job(
+        "lfi-cam", "resnet-8", train_count=64, validation_count=60, recipe=Recipe(**vars(RECIPE) | {"seed": 4})
+    )
+    assert not same_bits(kept, weights(train(different).folder))
+
+
+def test_a_finished_job_is_found_again(home):
+    job = Job("plain", "resnet-8", train_count=32, validation_count=60, recipe=Recipe(epochs=1, batch_size=32))
+    first, second = train(job), train(job)
+    assert (first.found, second.found) == (False, True)
+    assert second.folder == first.folder
+    assert home in second.folder.parents
+    with (second.folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert float(rows[0]["train_loss"]) == pytest.approx(second.history[0]["train_loss"])
+
+
+@pytest.mark.usefixtures("home")
+def test_training_learns():
+    job = Job(
+        "plain",
+        "resnet-8",
+        train_count=200,
+        validation_count=60,
+        recipe=Recipe(epochs=5, batch_size=25, lr=0.05, augment=False),
+    )
+    history = train(job).history
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+
+
+@pytest.mark.usefixtures("home")
+def test_tensorboard_on_request():
+    job = Job("plain", "resnet-8", train_count=32, validation_count=60, recipe=Recipe(epochs=1, batch_size=32))
+    run = train(job, tensorboard=True)
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+def test_divergence_stops_and_keeps_the_last_checkpoint(home):
+    images, validation = JOB.images("train", 64), JOB.images("validation", 60)
+    model = lficam.create("plain", "resnet-8", 10)
+    folder = home / "run"
+    fit(model, images, validation, Recipe(epochs=1, batch_size=32), folder)
+    before = weights(folder)
+    with pytest.raises(InputError, match=r"diverged in epoch 2 .*lower lr.*the checkpoint of epoch 1 is kept"):
+        fit(model, images, validation, Recipe(epochs=3, batch_size=8, lr=1e30), folder)
+    assert same_bits(before, weights(folder))
+
+
+def test_checkpoint_of_another_model(home):
+    images, validation = JOB.images("train", 64), JOB.images("validation", 60)
+    recipe = Recipe(epochs=1, batch_size=32)
+    fit(lficam.create("plain", "resnet-8", 10), images, validation, recipe, home / "run")
+    before = weights(home / "run")
+    with pytest.raises(InputError, match=r"holds another model \(plain resnet-8 10 classes\).*abn resnet-8"):
+        fit(lficam.create("abn", "resnet-8", 10), images, validation, recipe, home / "run")
+    assert same_bits(before, weights(home / "run"))
+
+
+def test_full_disk_keeps_the_earlier_checkpoint(home, monkeypatch):
+    """The disk fills up in epoch 2: one sentence, and epoch 1 can be resumed from."""
+    images, validation = JOB.images("train", 64), JOB.images("validation", 60)
+    model = lficam.create("plain", "resnet-8", 10)
+    folder = home / "run"
+    fit(model, images, validation, Recipe(epochs=1, batch_size=32), folder)
+    before = weights(folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"Cannot write .*No space left on device; the earlier file is unchanged"):
+        fit(model, images, validation, Recipe(epochs=2, batch_size=32), folder)
+    monkeypatch.undo()
+    assert same_bits(before, weights(folder))
+    assert sorted(p.name for p in folder.iterdir()) == ["best.pt", "last.pt", "log.csv"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"lr": "1e-3"}, r"lr: expected float, got str '1e-3' \(in YAML write 0.001"),
+        ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+        ({"epochs": True}, "epochs: expected int, got bool True"),
+        ({"lr": float("nan")}, "lr: expected a number above 0"),
+        ({"milestones": [2, "3"]}, "milestones: expected int, got str '3'"),
+        ({"milestones": (3, 2)}, "milestones: expected epochs in rising order"),
+        ({"precision": "half"}, "precision: expected 'auto', 'float32' or 'bfloat16'"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Recipe(**settings)

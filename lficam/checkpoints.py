@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from .errors import InputError
@@ -86,11 +88,17 @@ def save(path, content):
 
 
 def read(path, device="cpu"):
-    """What `save` wrote. Never executes code from the file. Raises `InputError` for a missing or foreign file."""
+    """What `save` or `convert.convert` wrote. Never executes code from the file.
+
+    Raises `InputError` for a missing, damaged or foreign file.
+    """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"No checkpoint {path}: give the path of a best.pt or last.pt file.")
+        raise InputError(f"No checkpoint {path}: give the path of a best.pt, last.pt or converted .safetensors file.")
     try:
+        if path.suffix == ".safetensors":
+            card = json.loads(path.with_suffix(".json").read_bytes())
+            return card | {"model": safetensors.torch.load_file(path, device=str(device))}
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise InputError(

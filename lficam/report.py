@@ -190,7 +190,8 @@ img { display: block; max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35;
   font-variant-numeric: tabular-nums lining-nums;
   border-top: 1.5px solid var(--ink); border-bottom: 1.5px solid var(--ink); }
-th, td { padding: .35rem .6rem .35rem 0; text-align: left; vertical-align: top; white-space: nowrap; } th { font-weight: 600; }
+th, td { padding: .35rem .6rem .35rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
+th { font-weight: 600; }
 th + th, td + td { padding-left: .6rem; }
 thead th { border-bottom: .75px solid var(--ink); vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }

@@ -73,10 +73,16 @@ class Job:
     size: int = 0  # pixels; 0: the data set's own
     train_count: int = 0  # images; 0: all
     validation_count: int = 0
+    options: dict = field(default_factory=dict)  # of `create`
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self):
         check_fields(self)
+
+    @property
+    def title(self):
+        """A name for people; two jobs may share it."""
+        return f"{self.method} {self.backbone} on {self.dataset}"
 
     def images(self, split, count=0):
         """The data set's split, `data.Images`."""
@@ -111,11 +117,10 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
         for name in ("last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
     seed_everything(job.recipe.seed, job.recipe.deterministic)
-    model = create(job.method, job.backbone, len(images.classes), mean=images.mean, std=images.std)
+    model = create(job.method, job.backbone, len(images.classes), mean=images.mean, std=images.std, **job.options)
     done = finished_epochs(folder)
-    label = f"{job.method} {job.backbone} on {job.dataset}"
     if done == job.recipe.epochs:
-        say(f"{label}: found finished in {folder.relative_to(workspace.root())}")
+        say(f"{job.title}: found finished in {folder.relative_to(workspace.root())}")
     else:
         settings = {"job": dataclasses.asdict(job), "data": images.digest}
         fit(
@@ -127,7 +132,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
             device=device,
             workers=workers,
             tensorboard=tensorboard,
-            label=label,
+            label=job.title,
             settings=settings,
         )
     history = checkpoints.read(folder / "last.pt")["history"]
@@ -155,7 +160,8 @@ def seed_everything(seed, deterministic=False):
     """Seed torch (all devices) and numpy; with `deterministic`, refuse kernels whose bits vary from run to run."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that still draw from the global stream
-    torch.use_deterministic_algorithms(deterministic, warn_only=False)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -54,8 +54,8 @@ class Dump:
 
 def check_finite(maps, ids, where):
     """Raise `InputError` with the first image whose map (n, h, w) holds NaN or infinity."""
-    if maps.dtype.kind == "f" and not (good := np.isfinite(maps).all((1, 2))).all():
-        bad = ids[int(np.argmin(good))]
+    if maps.dtype.kind == "f" and not (good := np.isfinite(maps)).all():
+        bad = ids[int(np.argmin(good.all((1, 2))))]
         raise InputError(f"{where}: the map of image {bad!r} holds NaN or infinity. Dump the maps of a sound model.")
 
 

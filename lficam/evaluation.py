@@ -64,7 +64,7 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
     if not 0 <= epsilon < float("inf"):
         raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}.")
     model.eval()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
         clean = pixels.detach().clone().requires_grad_()
         gradient = torch.autograd.grad(F.cross_entropy(model(clean).logits, labels), clean)[0]
     if space == "pixels":

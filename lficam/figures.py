@@ -203,7 +203,7 @@ def iou_between_models(reproduced, published=None):
     theirs = {} if mean is None else {(row.method, row.dataset): row.published for row in mean.itertuples()}
     cases = list(dict.fromkeys([*reproduced, *theirs]))
     shapes = dict(zip(dict.fromkeys(dataset for _, dataset in cases), itertools.cycle("osD^vP"), strict=False))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), gridspec_kw={"width_ratios": [1.2, 1]})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.2), gridspec_kw={"width_ratios": [1, 1.1]})
     last = 5 if theirs else 1
     for method, dataset in cases:
         look = {"color": METHOD_COLOURS[method], "marker": shapes[dataset], "linewidth": 1.1, "markersize": 4.5}
@@ -233,38 +233,23 @@ def _neighbours(table):
 
 
 def _averages(axis, reproduced, theirs, datasets):
-    """Bars of each method side by side per data set: published hatched, ours filled with its interval."""
+    """Bars side by side per data set: of each method the published value, hatched, then ours with its interval."""
     methods = list(dict.fromkeys(method for method, _ in [*theirs, *reproduced]))
-    width = 0.8 / (2 * len(methods))
-    for i, (x, dataset) in itertools.product(range(len(methods)), enumerate(datasets)):
-        case, colour = (methods[i], dataset), METHOD_COLOURS[methods[i]]
-        bars = [theirs.get(case), None]
-        if case in reproduced:
-            row = reproduced[case].iloc[-1]
-            bars[1] = row.iou
-        shown = [bar for bar in bars if bar is not None]
-        start = x + (i - len(methods) / 2) * 2 * width + (2 - len(shown)) * width / 2
-        for k, bar in enumerate(shown):
-            ours = case in reproduced and k == len(shown) - 1
-            place = start + (k + 0.5) * width
-            axis.bar(
-                place,
-                bar,
-                0.92 * width,
-                facecolor=colour if ours else "white",
-                edgecolor=colour,
-                hatch=None if ours else "////",
-            )
-            if ours:
+    for x, dataset in enumerate(datasets):
+        bars = []  # colour, value, row of ours
+        for case in ((method, dataset) for method in methods):
+            bars += [(METHOD_COLOURS[case[0]], theirs[case], None)] if case in theirs else []
+            rows = [reproduced[case].iloc[-1]] if case in reproduced else []
+            bars += [(METHOD_COLOURS[case[0]], row.iou, row) for row in rows]
+        for k, (colour, value, row) in enumerate(bars):
+            place, top = x + 0.23 * (k - (len(bars) - 1) / 2), value
+            look = {"facecolor": "white", "hatch": "////"} if row is None else {"facecolor": colour}
+            axis.bar(place, value, 0.2, edgecolor=colour, **look)
+            if row is not None:
                 axis.plot([place, place], [row.low, row.high], color="black", linewidth=1.2)
-            axis.annotate(
-                f"{bar:.2f}",
-                (place, row.high if ours else bar),
-                textcoords="offset points",
-                xytext=(0, 2),
-                ha="center",
-                fontsize=7,
-            )
+                top = row.high
+            offset = {"textcoords": "offset points", "xytext": (0, 2)}
+            axis.annotate(f"{value:.2f}", (place, top), **offset, ha="center", fontsize=6.5)
     axis.set_xticks(range(len(datasets)), datasets)
     axis.set(ylabel="mean IoU", ylim=(0, 1), title="(b) average")
     axis.grid(False, axis="x")

@@ -104,12 +104,12 @@ def as_dumped(maps, size):
     Resized as OpenCV does, rounded to 8 bits, stretched to the full range, times 256. The peak becomes 256, which
     wraps to 0; a constant map becomes 0.
     """
-    picture = np.rint(_resize(maps, size) * np.float32(255))
-    picture -= picture.min((1, 2), keepdims=True)
-    span = picture.max((1, 2), keepdims=True)
-    picture /= np.maximum(span, 1)  # 256 times this never rounds across a whole number: differences are >= 1/255
-    picture *= 256
-    return picture.astype(np.uint16).astype(np.uint8)  # 256 -> 0 by definition; float to uint8 would be undefined
+    picture = np.rint(_resize(maps, size) * np.float32(255)).reshape(len(maps), -1)
+    picture -= picture.min(1, keepdims=True)
+    picture /= np.maximum(picture.max(1, keepdims=True), 1)
+    picture *= 256  # never rounded across a whole number, from which quotients of bytes stay 1/255 away
+    # 256 -> 0 by definition; from float to uint8 it would be undefined
+    return picture.astype(np.uint16).astype(np.uint8).reshape(len(maps), *size)
 
 
 def _resize(maps, size):
@@ -120,11 +120,12 @@ def _resize(maps, size):
     if maps.shape[1:] == tuple(size):
         return maps
     left, right, part = _neighbours(maps.shape[2], size[1])
-    wide = maps[:, :, left] * (1 - part) + maps[:, :, right] * part
+    wide = maps.take(left, 2) * (1 - part) + maps.take(right, 2) * part  # indexing would leave the images innermost
     upper, lower, part = _neighbours(maps.shape[1], size[0])
     part = part[:, None]
-    tall = wide.astype(np.float64)[:, upper] * (1 - part)  # holds the product of two float32 exactly
-    tall += (wide[:, lower] * part).astype(np.float64)
+    tall = wide.astype(np.float64).take(upper, 1)  # float64 holds the product of two float32 exactly
+    tall *= 1 - part
+    tall += wide.take(lower, 1) * part
     return tall.astype(np.float32)
 
 
@@ -155,7 +156,7 @@ def _finished(dumps, protocol, size, align):
 
 
 def _authors(maps, size, dump, rows):
-    inside = ((maps >= 0) & (maps <= 1)).all((1, 2))
+    inside = ((maps >= 0) & (maps <= 1)).reshape(len(maps), -1).all(1)
     if not inside.all():
         bad = dump.ids[rows[int(np.argmin(inside))]]
         raise InputError(
@@ -230,8 +231,10 @@ def _above(maps, limit):
 
 def _overlap(base, target, protocol):
     """Marked pixels (n, H, W) bool of two maps -> IoU and Dice (2, n)."""
+    n, height, width = base.shape
     both, first, second = (
-        np.einsum("nij->ni", marked.view(np.uint8), dtype=np.uint32) for marked in (base & target, base, target)
+        np.einsum("ij->i", marked.view(np.uint8).reshape(-1, width), dtype=np.uint32).reshape(n, height)
+        for marked in (base & target, base, target)
     )
     if protocol == "authors":
         both, total = 3.0 * both, 3.0 * (first + second)  # three equal channels, which matter beside 1e-6 only

@@ -34,6 +34,8 @@ def test_fgsm_by_hand():
     model = Brightness()
     torch.testing.assert_close(fgsm(model, PIXELS, labels, 0.1)[:, 0, 0, 0], expected)
     assert model.scale.grad is None
+    with torch.inference_mode():
+        torch.testing.assert_close(fgsm(model, PIXELS.clone(), labels, 0.1)[:, 0, 0, 0], expected)
     # normalised: -1.8, -0.2, 0.2, 1.8; shifted by 0.1 and clamped to [0, 1]: 0, 0, 0.3, 1; back: 0.5 + 0.25 of that
     authors = fgsm(model, PIXELS, labels, 0.1, space="authors")[:, 0, 0, 0]
     torch.testing.assert_close(authors, torch.tensor([0.5, 0.5, 0.575, 0.75]))

@@ -67,7 +67,7 @@ def against_masks(dump, masks, threshold=100):
     limit, start, scores = _limit(threshold), 0, []
     for (maps,) in _finished([dump], "standard", masks.shape[1:], False):
         part = masks[start : start + len(maps)]
-        scores.append(_overlap(_above(maps, limit), part, "standard")[0])
+        scores.append(_overlap(_above(maps, limit), (part, _rows(part)), "standard")[0])
         start += len(maps)
     return np.concatenate(scores)
 
@@ -226,20 +226,23 @@ def _limit(threshold):
 
 
 def _above(maps, limit):
-    return maps > (np.uint8(math.floor(limit)) if maps.dtype == np.uint8 else np.float32(limit / 255))
+    """Pixels above the limit (n, H, W) bool, and how many there are in each row (n, H)."""
+    marked = maps > (np.uint8(math.floor(limit)) if maps.dtype == np.uint8 else np.float32(limit / 255))
+    return marked, _rows(marked)
+
+
+def _rows(marked):
+    n, height, width = marked.shape
+    return np.einsum("ij->i", marked.view(np.uint8).reshape(-1, width), dtype=np.uint32).reshape(n, height)
 
 
 def _overlap(base, target, protocol):
-    """Marked pixels (n, H, W) bool of two maps -> IoU and Dice (2, n)."""
-    n, height, width = base.shape
-    both, first, second = (
-        np.einsum("ij->i", marked.view(np.uint8).reshape(-1, width), dtype=np.uint32).reshape(n, height)
-        for marked in (base & target, base, target)
-    )
+    """What `_above` gives for two maps -> IoU and Dice (2, n)."""
+    both, total = _rows(base[0] & target[0]), base[1] + target[1]
     if protocol == "authors":
-        both, total = 3.0 * both, 3.0 * (first + second)  # three equal channels, which matter beside 1e-6 only
+        both, total = 3.0 * both, 3.0 * total  # three equal channels, which matter beside 1e-6 only
         return np.stack([(both + 1e-6) / (total - both + 1e-6), 2 * (both + 1e-6) / (total + 1e-6)]).mean(2)
-    both, total = both.sum(1, dtype=np.float64), (first + second).sum(1, dtype=np.float64)
+    both, total = both.sum(1, dtype=np.float64), total.sum(1, dtype=np.float64)
     union, empty = total - both, total == 0
     return np.stack([(both + empty) / (union + empty), 2 * (both + empty / 2) / (total + empty)])
 

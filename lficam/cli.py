@@ -42,6 +42,14 @@ def parser():
 
     command = _command(commands, publish_results, "publish", "copy finished results to figures/, to be committed")
     command.add_argument("--profile", default="desk", help="which results (default: desk)")
+
+    command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")
+    for name in ("base", "target"):
+        command.add_argument(name, metavar=name.upper(), help="dump *.npz, or folder of the authors' .npy files")
+    command.add_argument("--threshold", type=float, default=100, help="on the scale 0..255 (default: 100)")
+    command.add_argument("--protocol", default="authors", help="authors (default) or standard")
+    command.add_argument("--size", type=int, help="height and width of the images (default: what the dumps say)")
+    command.add_argument("--align", action="store_true", help="match images by id where the order differs")
     return top
 
 
@@ -92,6 +100,21 @@ def publish_results(arguments):
 
     for folder in publish(arguments.profile):
         print(folder)
+
+
+def compare_maps(arguments):
+    """`lficam iou`."""
+    from .iou import compare
+    from .results import average
+
+    options = {name: getattr(arguments, name) for name in ("protocol", "threshold", "size", "align")}
+    scores = compare(arguments.base, arguments.target, **options)
+    for title, values in (("IoU", scores["iou"]), ("Dice", scores["dice"])):
+        mean, low, high, n = average(values).values()
+        print(
+            f"{title:<5} {mean:.4f}  95 % interval {low:.4f} to {high:.4f}  N = {n}"
+            f"  ({arguments.protocol} protocol, threshold {arguments.threshold:g})"
+        )
 
 
 if __name__ == "__main__":

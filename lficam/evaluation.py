@@ -3,9 +3,13 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from .data import batches
+from .dumps import open_dump, writer
+from .errors import InputError, choose
 from .maps import finish
+from .metrics import correct
 
 
 class Predictions(NamedTuple):
@@ -26,6 +30,57 @@ def predict(model, images, batch_size=256, workers=0):
         output = model(pixels.contiguous(memory_format=torch.channels_last))
         parts.append((output.logits.float().cpu(), labels.cpu(), output.maps[:, 0].float().cpu()))
     return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def dump(model, images, path, batch_size=256, workers=0, **facts):
+    """Write the raw maps of a classifier on a data set to the file `path`, a batch at a time; returns it as a `Dump`.
+
+    facts: what else readers should know, as method="abn", seed=3. Raises `InputError` for maps that are not finite.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    facts = {
+        "dataset": images.name,
+        "split": images.split,
+        "digest": images.digest,
+        "image_size": images.size,
+    } | facts
+    with writer(path, images.ids, **facts) as add:
+        for pixels, _, _ in batches(images, batch_size, device=device, workers=workers):
+            add(model(pixels.contiguous(memory_format=torch.channels_last)).maps[:, 0].float().cpu())
+    return open_dump(path)
+
+
+def fgsm(model, pixels, labels, epsilon, space="pixels"):
+    """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
+
+    pixels (B, 3, H, W) in [0, 1], labels (B,) -> attacked pixels. space "pixels": epsilon in units of [0, 1], clamped
+    to [0, 1]. "authors": as in the LFI-CAM code epsilon is added to the normalised image, which is then itself clamped
+    to [0, 1]; this removes all that is darker than the mean, so that even epsilon 0 changes the image.
+    Raises `InputError` for an unknown space or a negative epsilon.
+    """
+    choose("space", space, dict.fromkeys(("pixels", "authors")))
+    if not 0 <= epsilon < float("inf"):
+        raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}.")
+    model.eval()
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        clean = pixels.detach().clone().requires_grad_()
+        gradient = torch.autograd.grad(F.cross_entropy(model(clean).logits, labels), clean)[0]
+    if space == "pixels":
+        return (pixels + epsilon * gradient.sign()).clamp(0, 1)
+    attacked = (model.normalise(pixels) + epsilon * gradient.sign()).clamp(0, 1)
+    return attacked * model.normalise.std + model.normalise.mean
+
+
+def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, workers=0):
+    """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, for `results.percentage`."""
+    device, hits = next(model.parameters()).device, []
+    for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
+        attacked = fgsm(model, pixels, labels, epsilon, space)
+        with torch.inference_mode():
+            hits.append(correct(model(attacked).logits.float(), labels).cpu())
+    return torch.cat(hits)
 
 
 def finished_maps(predictions, images):

@@ -84,6 +84,18 @@ def published_accuracy(folder=None):
     return pd.concat(rows, ignore_index=True)
 
 
+def published_iou(folder=None):
+    """The IoU between models that LFI-CAM's stability figure shows, as two tables: per model pair, and average.
+
+    Columns method, dataset, pair ("first" to "fifth"; not in the average), published, source.
+    """
+    folder, source = Path(folder or workspace.root() / "data" / "papers"), "LFI-CAM, ICCV 2021, stability figure"
+    per_model = pd.read_csv(folder / "lfi_iou_per_model.csv")
+    per_model = per_model.melt(["method", "dataset"], var_name="pair", value_name="published")
+    mean = pd.read_csv(folder / "lfi_iou_mean.csv").rename(columns={"iou": "published"})
+    return tuple(table.assign(method=table.method.str.lower(), source=source) for table in (per_model, mean))
+
+
 def beside_published(reproduced, published, keys):
     """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
 

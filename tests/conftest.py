@@ -30,3 +30,9 @@ def golden():
         return content
 
     return read
+
+
+@pytest.fixture
+def golden_iou():
+    """Attention maps, the authors' 8-bit dumps of them and the scores of their metrics.py."""
+    return torch.load(GOLDEN / "lfi_iou.pt", weights_only=True)

@@ -9,7 +9,7 @@ import pytest
 
 from lficam import workspace
 from lficam.errors import InputError
-from lficam.results import Report, beside_published, bootstrap, published_accuracy, show, wilson
+from lficam.results import Report, beside_published, bootstrap, published_accuracy, published_iou, show, wilson
 
 
 def test_wilson_by_hand():
@@ -44,6 +44,15 @@ def test_published_numbers_are_the_files(pytestconfig):
     lfi = table[table.method == "lfi-cam"]
     assert len(lfi) == 5
     assert lfi.published.isna().all()
+
+
+def test_published_iou_is_the_files(pytestconfig):
+    per_model, mean = published_iou(pytestconfig.rootpath / "data" / "papers")
+    assert (len(per_model), len(mean)) == (30, 6)
+    row = per_model[(per_model.method == "lfi-cam") & (per_model.dataset == "STL-10")]
+    assert row.published.tolist() == [0.64, 0.65, 0.65, 0.63, 0.65]
+    assert row.pair.tolist() == ["first", "second", "third", "fourth", "fifth"]
+    assert mean[(mean.method == "abn") & (mean.dataset == "Cat&Dog")].published.tolist() == [0.3]
 
 
 def test_beside_published_keeps_both_sides():

@@ -1,0 +1,224 @@
+"""IoU and Dice between dumps: by hand, equal to the authors' code, at constant memory, wrong input refused."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from lficam import cli, iou
+from lficam.dumps import open_dump, write, writer
+from lficam.errors import InputError
+from lficam.maps import finish
+from lficam.metrics import intersection_over_union
+
+E = 1e-6
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two dumps of three finished 8-bit maps, 2 x 2, made for threshold 100."""
+    base = [[[200, 0], [0, 0]], [[200, 200], [0, 200]], [[0, 0], [0, 0]]]
+    target = [[[200, 200], [0, 0]], [[200, 200], [0, 200]], [[0, 0], [0, 0]]]
+    for name, maps in (("base", base), ("target", target)):
+        write(tmp_path / f"{name}.npz", "abc", np.array(maps, np.uint8))
+    return tmp_path / "base.npz", tmp_path / "target.npz"
+
+
+def test_authors_by_hand(pair):
+    scores = iou.compare(*pair)
+    # rows of the first image: 1 of 2 pixels common, then empty in both
+    first = (3 + E) / (6 + E)
+    assert scores["iou"] == pytest.approx([(first + 1) / 2, 1, 1], abs=1e-15)
+    dice = 2 * (3 + E) / (9 + E)
+    full = [2 * (6 + E) / (12 + E), 2 * (3 + E) / (6 + E)]
+    assert scores["dice"] == pytest.approx([(dice + 2) / 2, sum(full) / 2, 2], abs=1e-15)  # an empty row has Dice 2
+
+
+def test_standard_by_hand(pair):
+    scores = iou.compare(*pair, protocol="standard")
+    assert scores["iou"].tolist() == [0.5, 1, 1]
+    assert scores["dice"] == pytest.approx([2 / 3, 1, 1])
+
+
+def test_the_threshold_is_strict(tmp_path):
+    write(tmp_path / "a.npz", "x", np.array([[[100, 101]]], np.uint8))
+    write(tmp_path / "b.npz", "x", np.array([[[255, 255]]], np.uint8))
+    scores = iou.threshold_curve(tmp_path / "a.npz", tmp_path / "b.npz", [0, 99.5, 100, 101, 255], "standard")
+    assert scores["iou"].tolist() == [[1], [1], [0.5], [0], [1]]
+    mean, low, high = iou.band(scores["iou"])
+    assert mean.tolist() == low.tolist() == high.tolist() == [1, 1, 0.5, 0, 1]
+
+
+@pytest.mark.parametrize(("name", "size"), [("8to32", 32), ("14to224", 224)])
+def test_equal_to_the_authors_code(golden_iou, tmp_path, name, size):
+    golden = golden_iou[name]
+    ids = [f"{i:06d}" for i in range(len(golden["att_base"]))]
+    for side in ("base", "target"):
+        maps = golden[f"att_{side}"].numpy()
+        np.testing.assert_array_equal(iou.as_dumped(maps, (size, size)), golden[f"dump_{side}"].numpy())
+        write(tmp_path / f"{side}.npz", ids, maps, image_size=size)
+        (tmp_path / side).mkdir()
+        for i, picture in zip(ids, golden[f"dump_{side}"].numpy(), strict=True):
+            np.save(tmp_path / side / f"{i}.npy", np.repeat(picture[..., None], 3, 2))
+    for base in ("base.npz", "base"):  # raw maps of ours, and their folders of finished ones, and both together
+        for threshold in (0, 100):
+            scores = iou.compare(tmp_path / base, tmp_path / "target", threshold=threshold)
+            for kind in ("iou", "dice"):
+                expected = golden[f"official_{kind}_thr{threshold}"].numpy()
+                np.testing.assert_allclose(scores[kind], expected, rtol=0, atol=1e-12)
+            whole = iou.compare(tmp_path / "base", tmp_path / "target", "standard", threshold)["iou"]
+            np.testing.assert_allclose(whole, golden[f"wholemap_iou_thr{threshold}"].numpy(), atol=1e-12)
+
+
+def test_eight_bits_are_integer_arithmetic():
+    """Every grey level of every range: floor(256 k / R), and the peak, 256, is 0."""
+    for span in range(1, 256):
+        level = np.arange(256).clip(0, span)
+        maps = (level / 255).astype(np.float32).reshape(1, 16, 16)
+        expected = 256 * level // span % 256
+        np.testing.assert_array_equal(iou.as_dumped(maps, (16, 16))[0].ravel(), expected)
+    assert not iou.as_dumped(np.full((1, 2, 2), 0.7, np.float32), (4, 4)).any()
+
+
+def test_resizing_is_bilinear():
+    maps = np.random.default_rng(0).random((3, 7, 5), np.float32)
+    import torch
+
+    from lficam.maps import upsample
+
+    for size in ((32, 20), (7, 11), (7, 5), (3, 4)):
+        np.testing.assert_allclose(iou._resize(maps, size), upsample(torch.from_numpy(maps), size), rtol=0, atol=1e-6)
+
+
+def test_raw_maps_of_different_resolution(tmp_path):
+    import torch
+
+    rng = np.random.default_rng(1)
+    base, target = rng.random((5, 4, 4), np.float32), 7 * rng.random((5, 8, 8), np.float32) - 3
+    write(tmp_path / "a.npz", "abcde", base, image_size=16)
+    write(tmp_path / "b.npz", "abcde", target, image_size=[16, 16])
+    scores = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz", "standard")
+    a, b = (finish(torch.from_numpy(maps), 16) for maps in (base, target))
+    np.testing.assert_allclose(scores["iou"], intersection_over_union(a, b > 100 / 255))
+    masks = (b > 0.5).numpy()
+    by_mask = iou.against_masks(tmp_path / "a.npz", masks)
+    np.testing.assert_allclose(by_mask, intersection_over_union(a, torch.from_numpy(masks)))
+    with pytest.raises(InputError, match=r"expected bool \(5, H, W\)"):
+        iou.against_masks(tmp_path / "a.npz", masks[:3])
+    with pytest.raises(InputError, match=r"b.npz: the map of image 'a' leaves \[0, 1\]"):
+        iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+
+
+def test_all_pairs_share_the_images(tmp_path):
+    rng = np.random.default_rng(2)
+    dumps = {}
+    for name in ("1st", "2nd", "3rd"):
+        write(tmp_path / f"{name}.npz", range(700), rng.random((700, 4, 4), np.float32), image_size=32)
+        dumps[name] = open_dump(tmp_path / f"{name}.npz")
+    scores = iou.pairs(dumps)
+    assert list(scores) == [("1st", "2nd"), ("1st", "3rd"), ("2nd", "3rd")]
+    for (a, b), part in scores.items():
+        alone = iou.compare(dumps[a], dumps[b])
+        np.testing.assert_array_equal(part["iou"], alone["iou"])
+        curve = iou.threshold_curve(dumps[a], dumps[b], [0, 100])
+        np.testing.assert_array_equal(curve["dice"][1], alone["dice"])
+    table = iou.consensus(scores)
+    assert table.N.tolist() == [700] * 4
+    assert table.iou.iloc[3] == pytest.approx(table.iou[:3].mean())
+    assert (table.low < table.iou).all()
+    assert (table.iou < table.high).all()
+
+
+def test_order_is_never_changed_in_silence(tmp_path):
+    maps = np.random.default_rng(3).random((4, 4, 4), np.float32)
+    write(tmp_path / "a.npz", "abcd", maps, image_size=8)
+    write(tmp_path / "b.npz", "dcab", maps[[3, 2, 0, 1]], image_size=8)
+    with pytest.raises(InputError, match=r"number 0 is 'a' in .*a.npz and 'd' in .*--align"):
+        iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+    same = iou.compare(tmp_path / "a.npz", tmp_path / "a.npz")
+    aligned = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz", align=True)
+    np.testing.assert_array_equal(aligned["iou"], same["iou"])
+    np.testing.assert_array_equal(aligned["iou"], 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "author"}, "did you mean 'authors'"),
+        ({"threshold": 256}, "expected a number in 0..255"),
+        ({"threshold": -1}, "expected a number in 0..255"),
+        ({"threshold": float("nan")}, "got nan"),
+        ({"threshold": "100"}, "got '100'"),
+        ({"threshold": True}, "got True"),
+        ({"size": 4}, r"2 x 2 .*npz.* 4 x 4 .the size asked for"),
+        ({"size": 0}, "size: expected"),
+        ({"size": (3, "4")}, "size: expected"),
+    ],
+)
+def test_wrong_options(pair, options, words):
+    with pytest.raises(InputError, match=words):
+        iou.compare(*pair, **options)
+
+
+@pytest.mark.parametrize(
+    ("ids", "maps", "facts", "words"),
+    [
+        ("abd", np.zeros((3, 2, 2), np.uint8), {}, r"1 only in .*base.npz \(first 'c'\), 1 only in .*\(first 'd'\)"),
+        ("ab", np.zeros((2, 2, 2), np.uint8), {}, r"1 only in .*base.npz \(first 'c'\), 0 only in"),
+        ("abc", np.zeros((3, 4, 4), np.uint8), {}, "different sizes: 2 x 2 .* 4 x 4"),
+    ],
+)
+def test_dumps_that_do_not_match(pair, tmp_path, ids, maps, facts, words):
+    write(tmp_path / "other.npz", ids, maps, **facts)
+    with pytest.raises(InputError, match=words):
+        iou.compare(pair[0], tmp_path / "other.npz")
+
+
+def test_raw_maps_need_one_image_size(tmp_path):
+    maps = np.zeros((1, 2, 2), np.float32)
+    write(tmp_path / "a.npz", "x", maps)
+    write(tmp_path / "b.npz", "x", maps, image_size=8)
+    write(tmp_path / "c.npz", "x", maps, image_size=16)
+    with pytest.raises(InputError, match="does not say how large"):
+        iou.compare(tmp_path / "a.npz", tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"8 x 8 .* 16 x 16"):
+        iou.compare(tmp_path / "b.npz", tmp_path / "c.npz")
+    assert iou.compare(tmp_path / "b.npz", tmp_path / "c.npz", size=8)["iou"].tolist() == [1]
+    with pytest.raises(InputError, match="at least two"):
+        iou.pairs({"one": tmp_path / "b.npz"})
+    with pytest.raises(InputError, match="at least one threshold"):
+        iou.threshold_curve(tmp_path / "b.npz", tmp_path / "b.npz", [])
+
+
+def test_comparing_takes_constant_memory(tmp_path):
+    """2,000 finished maps of 224 x 224 a side: 200 MB of files, a few MB at a time."""
+    piece = np.random.default_rng(0).integers(0, 256, (100, 224, 224), np.uint8)
+    for name in ("a", "b"):
+        with writer(tmp_path / f"{name}.npz", range(2000)) as add:
+            for i in range(20):
+                add(np.roll(piece, i, 2) if name == "b" else piece)
+    tracemalloc.start()
+    try:
+        scores = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.npz").unlink()
+    assert len(scores["iou"]) == 2000
+    assert scores["iou"][:100].min() > 0.99
+    assert peak < 30e6
+
+
+def test_command_line(pair, tmp_path, capsys):
+    assert cli.main(["iou", *map(str, pair)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("IoU   0.9167  95 % interval 0.7500 to 1.0000  N = 3")
+    assert lines[1].startswith("Dice  1.4444")
+    assert cli.main(["iou", *map(str, pair), "--protocol", "standard", "--threshold", "0", "--size", "2"]) == 0
+    assert "standard protocol, threshold 0" in capsys.readouterr().out
+    for wrong in (["--threshold", "300"], ["--size", "7"], ["--protocol", "other"]):
+        assert cli.main(["iou", *map(str, pair), *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["iou", str(pair[0]), str(tmp_path / "none.npz")]) == 2

@@ -50,6 +50,43 @@ def parser():
     command.add_argument("--protocol", default="authors", help="authors (default) or standard")
     command.add_argument("--size", type=int, help="height and width of the images (default: what the dumps say)")
     command.add_argument("--align", action="store_true", help="match images by id where the order differs")
+
+    command = _command(commands, train_model, "train", "train a classifier, or continue a training that was cut")
+    command.add_argument("--method", required=True, help="plain, abn or lfi-cam")
+    command.add_argument("--backbone", required=True, help="as resnet-20")
+    command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
+    command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
+    command.add_argument("--size", type=int, default=0, help="of the images in pixels (default: the data set's)")
+    command.add_argument("--authors", action="store_true", help="start from the authors' recipe for this data set")
+    recipe = {"epochs": int, "batch-size": int, "lr": float, "weight-decay": float, "gamma": float, "seed": int}
+    for name, kind in recipe.items():
+        command.add_argument(f"--{name}", type=kind, help="of the recipe")
+    command.add_argument("--milestones", type=int, nargs="*", help="epochs at whose start lr is multiplied by gamma")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
+    command.add_argument("--workers", type=int, default=0, help="processes that read image files")
+    command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
+    again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
+
+    command = _command(commands, evaluate_model, "evaluate", "accuracy of a trained model, and its maps")
+    command.add_argument("checkpoint", help="a best.pt, or a converted .safetensors")
+    command.add_argument("--dataset", help="default: what it was trained on")
+    command.add_argument("--data-root", metavar="FOLDER", help="where the data lies, if not built in")
+    command.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    command.add_argument("--size", type=int, help="of the images in pixels")
+    command.add_argument("--count", type=int, help="images (default: all)")
+    command.add_argument("--dump", metavar="FILE.npz", help="write the attention maps, with image ids")
+    command.add_argument("--perturbation", type=float, metavar="EPSILON", help="FGSM attack first, in units of [0, 1]")
+    command.add_argument("--workers", type=int, default=0, help="processes that read image files")
+
+    command = _command(commands, convert_checkpoint, "convert", "turn the authors' weights into safetensors and a card")
+    command.add_argument("source", help="the authors' .pth.tar or .pt file")
+    command.add_argument("--method", required=True, help="plain, abn or lfi-cam")
+    command.add_argument("--backbone", required=True, help="as resnet-110")
+    command.add_argument("--num-classes", type=int, default=10, help="default: 10")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
+    command.add_argument("--out", metavar="FILE", help="default: beside the source")
     return top
 
 
@@ -69,14 +106,14 @@ def run_notebooks(arguments):
         for profile, settings in profiles().items():
             print("\n".join([f"profile {profile}", *(f"  {name}" for name in settings)]))
     elif len(arguments.notebooks) == 1:
-        run(arguments.notebooks[0], arguments.profile, _overrides(arguments.set), arguments.timeout)
+        run(arguments.notebooks[0], arguments.profile, _values("--set", arguments.set), arguments.timeout)
     elif arguments.set:
         raise InputError("--set belongs to one notebook: name it, as in `lficam run 03_lcam --set epochs=1`.")
     else:
         run_all(arguments.notebooks, arguments.profile, arguments.timeout)
 
 
-def _overrides(texts):
+def _values(flag, texts):
     """NAME=VALUE texts as a mapping, the values read as YAML."""
     import yaml
 
@@ -86,11 +123,11 @@ def _overrides(texts):
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise InputError(f"--set {text}: expected NAME=VALUE.")
+            raise InputError(f"{flag} {text}: expected NAME=VALUE.")
         try:
             values[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {text}: {getattr(error, 'problem', None) or error}.") from None
+            raise InputError(f"{flag} {text}: {getattr(error, 'problem', None) or error}.") from None
     return values
 
 
@@ -115,6 +152,74 @@ def compare_maps(arguments):
             f"{title:<5} {mean:.4f}  95 % interval {low:.4f} to {high:.4f}  N = {n}"
             f"  ({arguments.protocol} protocol, threshold {arguments.threshold:g})"
         )
+
+
+def train_model(arguments):
+    """`lficam train`."""
+    from .recipes import authors_recipe
+    from .training import Job, Recipe, train
+
+    names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    what = arguments.method, arguments.dataset, arguments.backbone
+    recipe = authors_recipe(*what, **given) if arguments.authors else Recipe(**given)
+    job = Job(
+        arguments.method,
+        arguments.backbone,
+        dataset=arguments.dataset,
+        data_root=arguments.data_root,
+        size=arguments.size,
+        options=_values("--option", arguments.option),
+        recipe=recipe,
+    )
+    run = train(job, workers=arguments.workers, tensorboard=arguments.tensorboard, fresh=arguments.fresh)
+    best = max(run.history, key=lambda row: row["validation_accuracy"])
+    print(
+        f"best validation accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}"
+    )
+
+
+def evaluate_model(arguments):
+    """`lficam evaluate`."""
+    from . import checkpoints, data
+    from .errors import InputError
+    from .evaluation import dump, perturbed_accuracy, predict
+    from .metrics import correct
+    from .results import percentage
+    from .training import best_device
+
+    job = (checkpoints.read(arguments.checkpoint).get("settings") or {}).get("job", {})
+    dataset = arguments.dataset or job.get("dataset")
+    if not dataset:
+        raise InputError(f"{arguments.checkpoint} does not say what it was trained on: give --dataset.")
+    same = dataset == job.get("dataset")
+    root = arguments.data_root or (job.get("data_root") if same else None) or None
+    size = arguments.size or (job.get("size") if same else None) or None
+    images = data.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
+    model = checkpoints.load(arguments.checkpoint, best_device())
+    if len(images.classes) != model.card["num_classes"]:
+        raise InputError(f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}.")
+    predictions = predict(model, images, workers=arguments.workers)
+    hits = {"top-1": correct(predictions.logits, predictions.labels)}
+    if arguments.perturbation is not None:
+        attacked = perturbed_accuracy(model, images, arguments.perturbation, workers=arguments.workers)
+        hits[f"top-1 under FGSM {arguments.perturbation:g}"] = attacked
+    for title, values in hits.items():
+        value, low, high, n = percentage(values).values()
+        print(
+            f"{title}: {value:.1f} %  95 % interval {low:.1f} to {high:.1f}  N = {n}  ({images.name}, {images.split})"
+        )
+    if arguments.dump:
+        print(dump(model, images, arguments.dump, workers=arguments.workers).path)
+
+
+def convert_checkpoint(arguments):
+    """`lficam convert`."""
+    from .convert import convert
+
+    options = _values("--option", arguments.option)
+    target = arguments.out or arguments.source.removesuffix(".tar").removesuffix(".pth").removesuffix(".pt")
+    print(convert(arguments.source, target, arguments.method, arguments.backbone, arguments.num_classes, **options))
 
 
 if __name__ == "__main__":

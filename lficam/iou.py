@@ -1,4 +1,4 @@
-"""Stability of maps: overlap of the maps that two models give to the same images (Lee et al., ICCV 2021, section 4).
+"""Stability of maps: overlap of the maps that two models give to the same images (Lee et al., ICCV 2021).
 
 Maps above a threshold on the scale 0..255 are compared, each image by itself, under one of two protocols.
 
@@ -70,6 +70,16 @@ def against_masks(dump, masks, threshold=100):
         scores.append(_overlap(_above(maps, limit), (part, _rows(part)), "standard")[0])
         start += len(maps)
     return np.concatenate(scores)
+
+
+def shuffled(base, target, threshold=100, size=None):
+    """Standard IoU (N,) of base's map of each image with target's map of the next: a control without a common image."""
+    from .dumps import open_dump
+
+    target = target if hasattr(target, "chunks") else open_dump(target)
+    limit = _limit(threshold)
+    marked = [_above(maps, limit)[0] for (maps,) in _finished([target], "standard", size, False)]
+    return against_masks(base, np.roll(np.concatenate(marked), -1, axis=0), threshold)
 
 
 def consensus(scores):

@@ -10,7 +10,7 @@ import torch
 
 from .errors import InputError
 from .progress import duration, say
-from .training import best_device, train
+from .training import best_device, is_finished, train
 
 
 def train_all(jobs, parallel=None, **options):
@@ -21,6 +21,24 @@ def train_all(jobs, parallel=None, **options):
     A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason.
     """
     parallel = parallel or (1 if best_device().type == "cuda" else os.cpu_count())
+    todo = {name: job for name, job in jobs.items() if options.get("fresh") or not _found(job)}
+    if len(todo) < len(jobs):
+        say(f"{len(jobs) - len(todo)} of {len(jobs)} trainings were finished before.")
+    if todo:
+        _run(todo, parallel, options)
+    with _silence():
+        return {name: train(job, **options | {"fresh": False}) for name, job in jobs.items()}
+
+
+def _found(job):
+    try:
+        return is_finished(job)
+    except InputError:
+        return False  # its training will say what is wrong
+
+
+def _run(jobs, parallel, options):
+    """Train the jobs in worker processes, a line each."""
     failures, started = [], time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(parallel, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -32,12 +50,10 @@ def train_all(jobs, parallel=None, **options):
             except InputError as error:
                 failures.append(f"{name}: {error}")
                 best = "failed"
-            say(f"{done}/{len(jobs)} {name}: {best}, {duration(time.perf_counter() - started)} so far")
+            title = " ".join(map(str, name)) if isinstance(name, tuple) else name
+            say(f"{done}/{len(jobs)} {title}: {best}, {duration(time.perf_counter() - started)} so far")
     if failures:
         raise InputError(f"{len(failures)} of {len(jobs)} trainings failed; the first: {failures[0]}")
-    found = options | {"fresh": False}
-    with _silence():
-        return {name: train(job, **found) for name, job in jobs.items()}
 
 
 def _quietly(job, options):

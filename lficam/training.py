@@ -114,8 +114,8 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
     validation = job.images("validation", job.validation_count)
     folder = run_folder(job, images)
     if fresh:
-        for name in ("last.pt", "best.pt"):
-            (folder / name).unlink(missing_ok=True)
+        for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+            path.unlink(missing_ok=True)
     seed_everything(job.recipe.seed, job.recipe.deterministic)
     model = create(job.method, job.backbone, len(images.classes), mean=images.mean, std=images.std, **job.options)
     done = finished_epochs(folder)
@@ -148,6 +148,12 @@ def run_folder(job, images):
         / job.dataset
         / f"{job.method}-{job.backbone}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     )
+
+
+def is_finished(job):
+    """Whether `train` would find the job finished. Raises `InputError` where its data cannot be loaded."""
+    folder = run_folder(job, job.images("train", job.train_count))
+    return finished_epochs(folder) == job.recipe.epochs
 
 
 def finished_epochs(folder):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_run import finished, toy
@@ -74,3 +75,40 @@ def test_an_unexpected_exception_keeps_its_traceback(home, monkeypatch):
     monkeypatch.setattr("lficam.finished.publish", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["publish", "--profile", "smoke"])
+
+
+def test_train_evaluate_dump_and_compare(home, capsys):
+    """The life of a model on the command line; the second training is found."""
+    train = ["train", "--method", "lfi-cam", "--backbone", "resnet-8", "--epochs", "1", "--milestones", "--lr", "0.01"]
+    assert main([*train, "--seed", "2", "--batch-size", "256"]) == 0
+    best = capsys.readouterr().out.split()[-1]
+    assert main([*train, "--seed", "2", "--batch-size", "256", "--resume"]) == 0
+    assert "found finished" in capsys.readouterr().out
+    dump = home / "maps.npz"
+    evaluate = ["evaluate", best, "--count", "40", "--perturbation", "0.05", "--dump", str(dump)]
+    assert main(evaluate) == 0
+    out = capsys.readouterr().out
+    assert "N = 40  (photo-digits, test)" in out
+    assert "under FGSM 0.05" in out
+    assert main(["iou", str(dump), str(dump), "--protocol", "standard"]) == 0
+    assert "IoU   1.0000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--method", "abn", "--backbone", "resnet-9"], "6n+2"),
+        (["train", "--method", "abn", "--backbone", "resnet-8", "--dataset", "cifar"], "did you mean 'cifar10'"),
+        (["train", "--method", "abn", "--backbone", "resnet-8", "--authors"], "No authors' recipe for abn on photo-digits"),
+        (["train", "--method", "abn", "--backbone", "resnet-8", "--lr", "-1"], "lr: expected a number above 0"),
+        (["evaluate", "nowhere.pt"], "No checkpoint nowhere.pt"),
+        (["convert", "nowhere.pth.tar", "--method", "abn", "--backbone", "resnet-20"], "No checkpoint nowhere.pth.tar"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(home, capsys, arguments, sentence):
+    (home / "data").symlink_to(Path(__file__).parents[1] / "data")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert error.startswith("lficam: ")

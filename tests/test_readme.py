@@ -28,7 +28,7 @@ def test_python_snippets_run(block):
 def test_notebook_commands_are_accepted(command):
     """All that can be checked without a kernel: names, types, profiles."""
     arguments = cli.parser().parse_args(shlex.split(command)[1:])
-    plan = run.prepare(arguments.notebooks[0], arguments.profile, cli._overrides(arguments.set))
+    plan = run.prepare(arguments.notebooks[0], arguments.profile, cli._values("--set", arguments.set))
     assert plan.command in command
 
 

@@ -129,8 +129,6 @@ class AttentionBranch(nn.Module):
     def forward(self, x):
         """Feature maps before the last stage (B, C', h, w) -> attention maps (B, 1, h, w), logits (B, K)."""
         a = self.norm(self.stage(x))  # (B, C, h, w)
-        if a.shape[-2:] != x.shape[-2:]:
-            raise InputError("ABN: the last stage of this backbone cannot keep its resolution; choose another one.")
         a = F.relu(self.class_norm(self.to_classes(a)))  # (B, K, h, w)
         logits = self.to_logits(a).mean((2, 3))
         if self.to_map is None:

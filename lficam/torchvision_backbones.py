@@ -53,7 +53,7 @@ def network(name, num_classes, *, weights=None):
     """A torchvision network in two parts, split before the last stage; ResNets and their like in stem and four stages.
 
     The last stage starts at the last layer or block that reduces the resolution. Where only pooling does so, at the
-    very end (VGG), it starts after the reduction before that.
+    very end (VGG), it starts after the reduction before that; Inception's starts after its last reduction.
     """
     net = load(name, num_classes, weights)
     if isinstance(net, models.ResNet):
@@ -65,6 +65,8 @@ def network(name, num_classes, *, weights=None):
     start = reducing[-1]
     if not any(True for unit in units[start:] for _ in unit.parameters()):
         start = reducing[-2] + 1
+    if name == "inception_v3":  # its last reduction pools inside a function, which no copy can undo
+        start += 1
     # With weights, Inception and GoogLeNet take ImageNet's normalisation and undo it inside: pixels - 0.5, over 0.5.
     statistics = ((0.5,) * 3, (0.5,) * 3) if getattr(net, "transform_input", False) else IMAGENET_STATISTICS
     fc = head.pop() if isinstance(head[-1], nn.Linear) else nn.Identity()

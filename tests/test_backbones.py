@@ -121,6 +121,83 @@ def test_larger_sizes_are_the_authors(method, name):
     assert round(size(method, name, 1000) / 1e6, 2) == MILLIONS[method, name]
 
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+RESNEXT_CONVOLUTIONS = ("conv_reduce", "conv_conv", "conv_expand", "shortcut.shortcut_conv")
+RESNEXT_BLOCK = [f"{name}.weight" for name in RESNEXT_CONVOLUTIONS]
+RESNEXT_BLOCK += ["bn_reduce", "bn", "bn_expand", "shortcut.shortcut_bn"]
+BRANCH = ("bn_att", "att_conv.weight", "bn_att2", "att_conv2.weight", "att_conv3.weight", "bn_att3")
+
+
+def authors_names(stem, last, block, stages, attention):
+    """What the authors' model holds: linear and convolution entries end in weight or bias, all others are norms."""
+    names = [*stem, *last, *attention, *(f"{stage}.{part}" for stage in stages for part in block)]
+    whole = {name for name in names if name.endswith((".weight", ".bias"))}
+    return whole | {f"{name}.{part}" for name in names if name not in whole for part in NORM}
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "names"),
+    [
+        (
+            "abn",
+            "wrn-10-2",
+            authors_names(
+                ["conv1.weight"],
+                ["bn1", "fc.weight", "fc.bias"],
+                ["bn1", "conv1.weight", "bn2", "conv2.weight", "convShortcut.weight"],
+                [f"{block}.layer.0" for block in ("block1", "block2", "block3", "att_block3")],
+                BRANCH,
+            ),
+        ),
+        (
+            "abn",
+            "resnext-11-2x8",
+            authors_names(
+                ["conv_1_3x3.weight", "bn_1"],
+                ["classifier.weight", "classifier.bias"],
+                RESNEXT_BLOCK,
+                [f"{s}.{s}_bottleneck_0" for s in ("stage_1", "stage_2", "stage_3", "stage_att")],
+                BRANCH,
+            ),
+        ),
+        (
+            "lfi-cam",
+            "resnext-11-2x8",
+            authors_names(
+                ["conv_1_3x3.weight", "bn_1"],
+                ["classifier.weight", "classifier.bias"],
+                RESNEXT_BLOCK,
+                [f"{s}.{s}_bottleneck_0" for s in ("stage_1", "stage_2", "stage_3")],
+                [f"attention.{i}.weight" for i in (0, 2, 5, 7)] + [f"attention.{i}" for i in (1, 3, 6, 8)],
+            ),
+        ),
+    ],
+)
+def test_authors_names_reach_every_parameter(method, backbone, names):
+    """No weights of these were at hand: the names are those of the authors' source."""
+    with torch.device("meta"):
+        model = lficam.create(method, backbone, 3)
+    assert {our_name(model, name) for name in names} - {None} == set(model.state_dict())
+
+
+@pytest.mark.parametrize(("depth", "norm"), [(18, "bn2"), (50, "bn3")])
+def test_authors_names_of_squeeze_and_excitation(depth, norm):
+    with torch.device("meta"):
+        model = lficam.create("abn", f"se-resnet-{depth}", 3)
+    own = set(model.state_dict())
+    for name, ours in {
+        "layer1.0.fc1.weight": f"backbone.stages.0.0.{norm}.fc1.weight",
+        "att_layer4.1.fc2.bias": f"attention.stage.1.{norm}.fc2.bias",
+        f"module.layer4.0.{norm}.weight": f"backbone.stages.3.0.{norm}.weight",
+        "layer4.0.downsample.1.weight": "backbone.stages.3.0.downsample.1.weight",
+        "fc.weight": "backbone.fc.weight",
+        "att_conv2.weight": "attention.to_logits.weight",
+    }.items():
+        assert our_name(model, name) == ours
+        assert ours in own
+    assert our_name(model, "att_conv3.weight") not in own
+
+
 @pytest.mark.parametrize(
     ("name", "pixels", "grid", "before_last"),
     [
@@ -136,9 +213,9 @@ def test_larger_sizes_are_the_authors(method, name):
         ("mobilenet_v3_small", 64, 2, 4),
         ("efficientnet_b0", 64, 2, 4),
         ("regnet_y_400mf", 64, 2, 4),
-        ("vgg11_bn", 64, 2, 4),
         ("densenet121", 64, 2, 4),
         ("squeezenet1_1", 64, 3, 7),
+        ("inception_v3", 96, 1, 1),
     ],
 )
 def test_every_family_with_every_method(name, pixels, grid, before_last):
@@ -167,6 +244,18 @@ def test_parts_compute_what_torchvision_computes(name):
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(parts.classify(parts.features(x)), whole(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "side"), [("abn", 4), ("lfi-cam", 2)])
+def test_vgg(monkeypatch, method, side):
+    """Its last pooling alone is no stage: the one before it is. Its large linear layers are slow to initialise."""
+    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *_: tensor.detach().fill_(0.001))
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, **_: tensor)
+    model = lficam.create(method, "vgg11_bn", 3)
+    output = model(torch.rand(2, 3, 64, 64))
+    assert output.maps.shape == (2, 1, side, side)
+    classification_loss(output, torch.tensor([0, 2]))["total"].backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_attention_branch_starts_anew():

@@ -3,36 +3,14 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from .authors import our_name
 from .errors import InputError
 from .workspace import atomic
-
-# The authors' parameter names -> ours, as regular expressions, by method.
-_BACKBONE = [
-    (r"conv1\.", "backbone.stem.0."),
-    (r"bn1\.", "backbone.stem.1."),
-    (r"layer(\d)\.", lambda m: f"backbone.stages.{int(m[1]) - 1}."),
-    (r"fc\.(0\.)?", "backbone.fc."),
-]
-AUTHORS_NAMES = {
-    "plain": _BACKBONE,
-    "lfi-cam": [*_BACKBONE, (r"attention\.", "attention.importance_network.layers.")],
-    "abn": [
-        *_BACKBONE,
-        (r"att_layer\d\.", "attention.stage."),
-        (r"bn_att\.", "attention.norm."),
-        (r"att_conv\.", "attention.to_classes."),
-        (r"bn_att2\.", "attention.class_norm."),
-        (r"att_conv2\.", "attention.to_logits."),
-        (r"att_conv3\.", "attention.to_map."),
-        (r"bn_att3\.", "attention.map_norm."),
-    ],
-}
 
 
 def load_authors(model, state_dict):
@@ -41,18 +19,9 @@ def load_authors(model, state_dict):
     model: made by `lficam.create`. state_dict: {name: tensor}; names may begin with DataParallel's "module.".
     Raises `InputError` naming the missing, unknown or misshapen entries. Returns the model.
     """
-    translated = {our_name(model.card["method"], name): tensor for name, tensor in state_dict.items()}
+    translated = {our_name(model, name): tensor for name, tensor in state_dict.items()}
     load_state(model, translated, "these weights")
     return model
-
-
-def our_name(method, name):
-    """The authors' parameter name in our terms; a name that fits no rule stays and is then reported as unknown."""
-    name = name.removeprefix("module.")
-    for pattern, replacement in AUTHORS_NAMES[method]:
-        if re.match(pattern, name):
-            return re.sub(pattern, replacement, name, count=1)
-    return name
 
 
 def load_state(model, state, what):

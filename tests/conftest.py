@@ -1,5 +1,6 @@
 """What several tests share: a workspace of their own, and the authors' golden outputs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from golden_fill import fill_
 
 GOLDEN = Path(__file__).parent / "golden"
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import lficam
 from lficam.attention import ABNOutput, LFIAttention
-from lficam.checkpoints import our_name
+from lficam.authors import our_name
 from lficam.losses import classification_loss
 
 FILES = {
@@ -48,7 +48,7 @@ def test_equals_the_authors_code_in_float64(golden, name, mode):
     if "att_logits" in expected:
         torch.testing.assert_close(output.attention_logits, expected["att_logits"], rtol=0, atol=1e-10)
     gradients = {key: p.grad.norm().item() for key, p in model.named_parameters()}
-    norms = {our_name(model.card["method"], key): value for key, value in expected["grad_norms"].items()}
+    norms = {our_name(model, key): value for key, value in expected["grad_norms"].items()}
     assert gradients == pytest.approx(norms, rel=1e-6, abs=1e-9)
 
 

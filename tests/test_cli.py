@@ -99,7 +99,10 @@ def test_train_evaluate_dump_and_compare(home, capsys):
     [
         (["train", "--method", "abn", "--backbone", "resnet-9"], "6n+2"),
         (["train", "--method", "abn", "--backbone", "resnet-8", "--dataset", "cifar"], "did you mean 'cifar10'"),
-        (["train", "--method", "abn", "--backbone", "resnet-8", "--authors"], "No authors' recipe for abn on photo-digits"),
+        (
+            ["train", "--method", "abn", "--backbone", "resnet-8", "--authors"],
+            "No authors' recipe for abn on photo-digits",
+        ),
         (["train", "--method", "abn", "--backbone", "resnet-8", "--lr", "-1"], "lr: expected a number above 0"),
         (["evaluate", "nowhere.pt"], "No checkpoint nowhere.pt"),
         (["convert", "nowhere.pth.tar", "--method", "abn", "--backbone", "resnet-20"], "No checkpoint nowhere.pth.tar"),

@@ -51,6 +51,12 @@ def parser():
     command.add_argument("--size", type=int, help="height and width of the images (default: what the dumps say)")
     command.add_argument("--align", action="store_true", help="match images by id where the order differs")
 
+    _model_commands(commands)
+    return top
+
+
+def _model_commands(commands):
+    """`train`, `evaluate` and `convert`."""
     command = _command(commands, train_model, "train", "train a classifier, or continue a training that was cut")
     command.add_argument("--method", required=True, help="plain, abn or lfi-cam")
     command.add_argument("--backbone", required=True, help="as resnet-20")
@@ -87,7 +93,6 @@ def parser():
     command.add_argument("--num-classes", type=int, default=10, help="default: 10")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
     command.add_argument("--out", metavar="FILE", help="default: beside the source")
-    return top
 
 
 def _command(commands, call, name, text):

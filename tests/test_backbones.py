@@ -228,7 +228,9 @@ def test_every_family_with_every_method(name, pixels, grid, before_last):
         if method == "plain":  # its gradient is a part of the others'
             continue
         classification_loss(output, labels)["total"].backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        idle = "attention.norm." if method == "abn" and not model.attention.normed else "none"  # see D23
+        gradients = [p.grad for key, p in model.named_parameters() if not key.startswith(idle)]
+        assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize(

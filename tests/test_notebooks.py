@@ -65,3 +65,38 @@ def test_wrong_data_folder_is_one_sentence_and_earlier_results_stay(reports, tmp
     assert str(nowhere) in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert (reports / "smoke" / NAME / "record.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def stability(reports):
+    """02 and 06, in this order: 06 finds the models that 02 trained."""
+    run.run_all(["06_iou", "02_abn_stability"], "smoke", reports=reports)
+    return {n: json.loads((reports / "smoke" / n / "record.json").read_text()) for n in ("02_abn_stability", "06_iou")}
+
+
+def test_results_of_02(stability, reports):
+    record, folder = stability["02_abn_stability"], reports / "smoke" / "02_abn_stability"
+    assert record["results"]["models"] == 8  # two data sets, two methods, two settings
+    accuracy = pd.read_csv(folder / "accuracy.csv")
+    assert len(accuracy) == 8
+    assert (accuracy.N == 60).all()
+    bottleneck = pd.read_csv(folder / "bottleneck.csv").set_index(["dataset", "method"])["maps behind M"].to_dict()
+    assert bottleneck["photo-digits", "abn"] == 10  # as many maps as classes
+    assert bottleneck["photo-digits-2", "abn"] == 2
+    assert bottleneck["photo-digits-2", "lfi-cam"] == 64  # all of the last stage
+    assert {f["file"] for f in record["figures"]} == {"stability-photo-digits.png", "stability-photo-digits-2.png"}
+
+
+def test_results_of_06(stability, reports):
+    folder = reports / "smoke" / "06_iou"
+    pairs = pd.read_csv(folder / "pairs.csv")
+    assert len(pairs) == 2 * 2 * 2 * 2  # data sets, methods, protocols; of two models one pair, and its mean
+    assert pairs.iou.between(0, 1).all()
+    average = pd.read_csv(folder / "average.csv")
+    published = average[average.dataset == "Cat&Dog"].set_index("method").published.to_dict()
+    assert published == {"abn": 0.3, "lfi-cam": 0.73}
+    assert average[average.dataset == "photo-digits"].published.isna().all()
+    control = pd.read_csv(folder / "control.csv")
+    assert set(control.compared) == {"same image", "another image"}
+    assert len(pd.read_csv(folder / "masks.csv")) == 8
+    assert [f["file"] for f in stability["06_iou"]["figures"]] == ["between-models.png", "threshold.png"]

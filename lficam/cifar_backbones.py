@@ -39,7 +39,7 @@ def resnet(depth, num_classes):
 def resnext(depth, cardinality, width, num_classes):
     """ResNeXt of 9n+2 layers (Xie et al., CVPR 2017), e.g. 29, 8x64: 8 groups of 64 channels in the first stage.
 
-    The authors' attention branch makes a batch norm here that it never applies: ours has none.
+    The authors' attention branch makes a batch norm here that it never applies.
     """
     name = f"resnext-{depth}-{cardinality}x{width}"
     blocks = layers_per_stage(name, depth, "9n+2", 9, 2)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from . import workspace
-from .errors import InputError, choose
+from .errors import InputError
 
 MISSING = "—"
 
@@ -222,6 +223,10 @@ def dataset_title(name):
 
 
 def backbone_title(name):
-    """The papers' name of a backbone: "resnet-110" -> "ResNet-110"."""
-    family, _, rest = name.partition("-")
-    return f"{choose('backbone', family, {'resnet': 'ResNet'})}-{rest}"
+    """The papers' name of a backbone: "resnet-110", "resnet110" and "lfi-resnet110" are "ResNet-110".
+
+    Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: those of the recipes are taken.
+    """
+    named = {"densenet-bc-100-12": "DenseNet", "wrn-28-10": "Wide ResNet", "resnext-29-8x64": "ResNeXt"}
+    match = re.fullmatch(r"(?:lfi-)?resnet-?(\d+)", name)
+    return f"ResNet-{match[1]}" if match else named.get(name, name)

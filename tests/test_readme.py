@@ -32,6 +32,11 @@ def test_notebook_commands_are_accepted(command):
     assert plan.command in command
 
 
+@pytest.mark.parametrize("command", starting_with(".venv/bin/lficam "))
+def test_commands_are_parsed(command):
+    assert callable(cli.parser().parse_args(shlex.split(command)[1:]).call)
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("command", starting_with("make"))
 def test_make_targets_exist(command):

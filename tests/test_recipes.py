@@ -1,6 +1,7 @@
 """The authors' settings as data."""
 
 import pytest
+import yaml
 
 from lficam import recipes
 from lficam.errors import InputError
@@ -28,3 +29,12 @@ def test_unknown_combination():
         InputError, match=r"No authors' recipe for lfi-cam on stl10 with resnet-20: .*stl10 lfi-resnet18"
     ):
         recipes.authors_recipe("lfi-cam", "stl10", "resnet-20")
+
+
+def test_the_paper_profile_is_the_authors_recipe(pytestconfig):
+    path = pytestconfig.rootpath / "notebooks" / "profiles" / "paper" / "01_train_lficam.yaml"
+    given = yaml.safe_load(path.read_text())
+    recipe = recipes.authors_recipe("lfi-cam", given["dataset"], given["backbone"])
+    for name in ("epochs", "batch_size", "lr", "weight_decay"):
+        assert given[name] == getattr(recipe, name)
+    assert tuple(given["milestones"]) == recipe.milestones

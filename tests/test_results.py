@@ -9,7 +9,16 @@ import pytest
 
 from lficam import workspace
 from lficam.errors import InputError
-from lficam.results import Report, beside_published, bootstrap, published_accuracy, published_iou, show, wilson
+from lficam.results import (
+    Report,
+    backbone_title,
+    beside_published,
+    bootstrap,
+    published_accuracy,
+    published_iou,
+    show,
+    wilson,
+)
 
 
 def test_wilson_by_hand():
@@ -106,3 +115,17 @@ def test_atomic_keeps_the_earlier_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("resnet-110", "ResNet-110"),
+        ("resnet50", "ResNet-50"),
+        ("lfi-resnet18", "ResNet-18"),
+        ("wrn-28-10", "Wide ResNet"),
+        ("vgg16_bn", "vgg16_bn"),
+    ],
+)
+def test_backbones_are_named_as_in_the_papers(name, title):
+    assert backbone_title(name) == title

@@ -225,7 +225,7 @@ def dataset_title(name):
 def backbone_title(name):
     """The papers' name of a backbone: "resnet-110", "resnet110" and "lfi-resnet110" are "ResNet-110".
 
-    Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: those of the recipes are taken.
+    Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: the recipes' are taken.
     """
     named = {"densenet-bc-100-12": "DenseNet", "wrn-28-10": "Wide ResNet", "resnext-29-8x64": "ResNeXt"}
     match = re.fullmatch(r"(?:lfi-)?resnet-?(\d+)", name)

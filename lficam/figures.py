@@ -250,7 +250,7 @@ def _averages(axis, reproduced, theirs, datasets):
                 top = row.high
             offset = {"textcoords": "offset points", "xytext": (0, 2)}
             axis.annotate(f"{value:.2f}", (place, top), **offset, ha="center", fontsize=6.5)
-    axis.set_xticks(range(len(datasets)), datasets)
+    axis.set_xticks(range(len(datasets)), datasets, rotation=25, ha="right", rotation_mode="anchor")
     axis.set(ylabel="mean IoU", ylim=(0, 1), title="(b) average")
     axis.grid(False, axis="x")
 

@@ -153,7 +153,10 @@ class Report:
 
     def figure(self, figure, name, title, caption):
         """Write a matplotlib figure as NAME.png (150 dpi) and NAME.pdf."""
-        for kind, options in (("png", {"dpi": 150, "pil_kwargs": {"optimize": True}}), ("pdf", {"metadata": {"CreationDate": None}})):
+        for kind, options in (
+            ("png", {"dpi": 150, "pil_kwargs": {"optimize": True}}),
+            ("pdf", {"metadata": {"CreationDate": None}}),
+        ):
             with workspace.atomic(self.folder / f"{name}.{kind}") as file:
                 figure.savefig(file, format=kind, bbox_inches="tight", **options)
         self.record["figures"].append({"file": f"{name}.png", "title": title, "caption": caption})

@@ -171,6 +171,11 @@ def seed_everything(seed, deterministic=False):
     torch.backends.cudnn.benchmark = not deterministic
 
 
+def memory_format(device, size):
+    """The layout in which training is fastest: channels last on GPUs and for small images (benchmarks/attention.py)."""
+    return torch.channels_last if device.type != "cpu" or size <= 64 else torch.contiguous_format
+
+
 def derive(seed, *parts):
     """A seed that depends on all parts, for example (seed, epoch): epochs can then be repeated after a kill."""
     return int(np.random.SeedSequence((seed, *parts)).generate_state(1)[0])
@@ -195,7 +200,7 @@ def fit(
     atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
     """
     folder, device = Path(folder), torch.device(device)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=memory_format(device, images.size))
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
@@ -243,7 +248,7 @@ def train_epoch(model, optimizer, images, recipe, epoch, device, workers, progre
         workers=workers,
     ):
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            output = model(pixels.contiguous(memory_format=torch.channels_last))
+            output = model(pixels.contiguous(memory_format=memory_format(device, images.size)))
             loss = losses.classification_loss(output, labels)["total"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -9,11 +9,12 @@ from .errors import InputError
 from .training import Job, Recipe
 
 
-def jobs(datasets, methods, backbone, batch_sizes, lrs, weight_decays, *, recipe, **options):
+def jobs(datasets, backbones, batch_sizes, lrs, weight_decays, *, recipe, **options):
     """One training per data set, method and setting: {(dataset, method, number from 1): Job}.
 
-    The i-th setting is batch_sizes[i], lrs[i], weight_decays[i], with seed i; recipe: what all have in common
-    (epochs, milestones ...); options: fields of `Job`. Raises `InputError` when the three lists differ in length.
+    backbones: {method: name}. The i-th setting is batch_sizes[i], lrs[i], weight_decays[i], with seed i; recipe: what
+    all have in common (epochs, milestones ...); options: fields of `Job`.
+    Raises `InputError` when the three lists differ in length.
     """
     lengths = {"batch_sizes": len(batch_sizes), "lrs": len(lrs), "weight_decays": len(weight_decays)}
     if len(set(lengths.values())) > 1 or not batch_sizes:
@@ -28,7 +29,7 @@ def jobs(datasets, methods, backbone, batch_sizes, lrs, weight_decays, *, recipe
             **options,
         )
         for dataset in datasets
-        for method in methods
+        for method, backbone in backbones.items()
         for i, (batch, lr, decay) in settings
     }
 

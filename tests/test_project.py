@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from lficam import run
 from lficam.finished import read_record, readme_tables
 
 ROOT = Path(__file__).parents[1]
@@ -94,3 +95,15 @@ def test_published_results_are_complete():
         record = read_record(path.parent)
         assert record["profile"] == path.parents[1].name
         assert record["commit"] != "unknown"
+
+
+@pytest.mark.parametrize("profile", sorted(p.name for p in (ROOT / "notebooks" / "profiles").iterdir()))
+def test_every_profile_fits_its_notebooks(profile):
+    """All that can be checked without running: names and types, and that 06 asks for the models of 02."""
+    plans = {name: run.prepare(name, profile) for name in run.profiles()[profile]}
+    assert plans
+    shared = [dict(plans[n].parameters) for n in ("02_abn_stability", "06_iou") if n in plans]
+    for parameters in shared:
+        parameters.pop("examples", None)
+    assert len(shared) in (0, 2)
+    assert not shared or shared[0] == shared[1]

@@ -46,8 +46,8 @@ class Kernel:
         from jupyter_client.kernelspec import KernelSpec
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": command, "LFICAM_HOME": str(workspace.root())}
-        # Threads that spin while they wait make small models ten times slower as soon as the machine is shared.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         kernel = self
 

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: reproduce test lint publish clean
+.PHONY: reproduce test lint
 reproduce: $(VENV)/installed
 	$(BIN)/lficam run --profile $(PROFILE)
 

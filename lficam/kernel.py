@@ -47,7 +47,7 @@ class Kernel:
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": command, "LFICAM_HOME": str(workspace.root())}
         # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        spin = {"GOMP_SPINCOUNT": "10000"}
         argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         kernel = self
 
@@ -55,7 +55,7 @@ class Kernel:
             kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
 
             async def start_kernel(self, **options):
-                await super().start_kernel(env=os.environ | run, **options)
+                await super().start_kernel(env=spin | os.environ | run, **options)
                 kernel.process = self.provisioner.process
 
         return ThisInterpreter

@@ -17,10 +17,7 @@ def intersection_over_union(maps, masks, threshold=100 / 255):
 
     The default threshold is the LFI-CAM authors' 100 of 255. Two empty sets have IoU 1.
     """
-    if maps.shape != masks.shape:
-        raise InputError(
-            f"Maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must have one shape: upsample the maps first."
-        )
+    _check_shapes(maps, masks)
     marked = maps > threshold
     both = (marked & masks).sum((1, 2)).double()
     either = (marked | masks).sum((1, 2)).double()
@@ -32,10 +29,14 @@ def energy_in_mask(maps, masks):
 
     The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020). An empty map has share 0.
     """
+    _check_shapes(maps, masks)
+    maps = maps.double()
+    total = maps.sum((1, 2))
+    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
+
+
+def _check_shapes(maps, masks):
     if maps.shape != masks.shape:
         raise InputError(
             f"Maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must have one shape: upsample the maps first."
         )
-    maps = maps.double()
-    total = maps.sum((1, 2))
-    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))

@@ -4,8 +4,14 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {"baseline": "baselines", "create": "attention", "load_authors": "checkpoints", "InputError": "errors"}
-__all__ = ["InputError", "baseline", "create", "load_authors"]
+_HOMES = {
+    "attach": "explainer",
+    "baseline": "baselines",
+    "create": "attention",
+    "load_authors": "checkpoints",
+    "InputError": "errors",
+}
+__all__ = ["InputError", "attach", "baseline", "create", "load_authors"]
 
 
 def __getattr__(name):

@@ -86,3 +86,18 @@ def importance_rules(model):
         for i, place in enumerate(places, start=1):
             rules.append((rf"^att_{letters}{i}\.", f"attention.importance_network.layers.{place}."))
     return rules
+
+
+def explainer_state(state):
+    """The attention mechanism of a checkpoint of L-CAM (attnM.op), TAME (attn.*) or T-TAME, in our names.
+
+    The classifier's weights, which L-CAM and T-TAME store beside it, are left out.
+    """
+    parts = {"op": "fuse", "fuser": "fuse", "convs": "convs", "bns": "norms"}
+    found = {}
+    for name, value in state.items():
+        if match := re.fullmatch(r"(?:.*\.)?(op|fuser|convs|bns)\.((?:\d+\.)?\w+)", name):
+            found[f"{parts[match[1]]}.{match[2]}"] = value
+        elif "attn" in name:
+            found[name] = value
+    return found

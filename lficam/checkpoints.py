@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .authors import our_name
+from .authors import explainer_state, our_name
 from .errors import InputError
 from .workspace import atomic
 
@@ -16,10 +16,14 @@ from .workspace import atomic
 def load_authors(model, state_dict):
     """Put the authors' released weights into a model of ours, by translating parameter names; strict.
 
-    model: made by `lficam.create`. state_dict: {name: tensor}; names may begin with DataParallel's "module.".
+    model: made by `lficam.create` or `lficam.attach`. state_dict: {name: tensor}; names may begin with DataParallel's
+    "module."; of an explainer's the attention mechanism is taken.
     Raises `InputError` naming the missing, unknown or misshapen entries. Returns the model.
     """
-    translated = {our_name(model, name): tensor for name, tensor in state_dict.items()}
+    if hasattr(model, "mechanism"):
+        translated = explainer_state(state_dict)
+    else:
+        translated = {our_name(model, name): tensor for name, tensor in state_dict.items()}
     load_state(model, translated, "these weights")
     return model
 
@@ -117,11 +121,35 @@ def resume(model, optimizer, path, device):
     return content["history"]
 
 
-def load(path, device="cpu"):
-    """The classifier of a checkpoint, rebuilt from its card, in eval mode on the device."""
+def load(path, device="cpu", classifier=None):
+    """The classifier or explainer of a checkpoint, rebuilt from its card, in eval mode on the device.
+
+    classifier: what an explainer was trained on (an `nn.Module`, a name, a path), where the card's own cannot be found.
+    Raises `InputError` when it is another classifier than that, by a hash of its weights.
+    """
     from .attention import create
 
     content = read(path, device)
-    model = create(**content["card"]).to(device)
+    card = content["card"]
+    model = attached(card, path, classifier) if "classifier" in card else create(**card)
+    model = model.to(device)
     load_state(model, content["model"], path)
     return model.eval()
+
+
+def attached(card, path, classifier=None):
+    """The explainer of a card, on its classifier, with weights yet to be loaded."""
+    from .explainer import attach
+
+    own = card["classifier"]
+    name = own["classifier"]
+    if classifier is None and not (own.get("weights") or Path(name).suffix):
+        raise InputError(f"{path} explains a {name} of your own: give it as classifier=.")
+    weights = own.get("weights") or "papers"
+    model = attach(classifier or name, card["method"], card["layers"], weights=weights, **card["options"])
+    if model.classifier.digest != own["sha256"]:
+        raise InputError(
+            f"{path} was trained on another {name} than this one (its weights differ): an attention mechanism explains "
+            "the one classifier that it was trained on. Give that one, or train again."
+        )
+    return model

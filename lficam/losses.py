@@ -13,3 +13,29 @@ def classification_loss(output, labels):
     if hasattr(output, "attention_logits"):
         terms["attention"] = F.cross_entropy(output.attention_logits, labels)
     return {"total": sum(terms.values()), **terms}
+
+
+def explanation_loss(logits, labels, masks, cross_entropy=1.5, area=2.0, variation=0.01):
+    """The loss of L-CAM, TAME and T-TAME, each term with its weight; a weight of 0 leaves a term out.
+
+    logits (B, K) of the masked image or features, labels (B,), masks (B, L, h, w) in [0, 1] -> {name: scalar}.
+    """
+    terms = {"cross_entropy": cross_entropy * F.cross_entropy(logits.float(), labels)} if cross_entropy else {}
+    terms |= {"area": area * mask_area(masks.float())} if area else {}
+    terms |= {"variation": variation * mask_variation(masks.float())} if variation else {}
+    return {"total": sum(terms.values()), **terms}
+
+
+def mask_area(masks, power=0.3, epsilon=0.0005):
+    """Mean of (M + epsilon)^power over all masks (B, L, h, w): the power makes small values cost, too."""
+    return ((masks + epsilon) ** power).mean()
+
+
+def mask_variation(masks, border=0.3):
+    """Squared differences of neighbours and squared values along the four edges, summed, over 2 B; (B, L, h, w).
+
+    A sum over all L maps of an image: with the maps of all labels of the batch, L = B, its weight grows with B.
+    """
+    down, right = masks.diff(dim=-2), masks.diff(dim=-1)
+    edges = sum((edge**2).sum() for edge in (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]))
+    return ((down**2).sum() + (right**2).sum() + border * edges) / (2 * len(masks))

@@ -1,0 +1,171 @@
+"""Frozen classifiers, the ones to be explained: any `nn.Module`, a checkpoint of ours, or a network by name.
+
+find("resnet50")                                    # torchvision's, with its ImageNet weights
+find("timm/vit_small_patch16_224")                  # timm's, if that is installed
+find("runs/photo-digits/plain-resnet-14-.../best.pt")
+freeze(my_module, mean=(...), std=(...))            # takes normalised images, returns logits (B, K)
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torchvision import models
+
+from . import attention, checkpoints, features
+from .convert import read_state
+from .errors import InputError, choose
+from .parts import Normalise
+from .torchvision_backbones import IMAGENET_STATISTICS, load
+
+
+class Frozen(nn.Module):
+    """A classifier that is never trained: pixels (B, 3, H, W) in [0, 1] -> logits (B, K).
+
+    network: what takes normalised images; num_classes: K; size: of the image that its `layers` (features.Layer) were
+    listed with; classes: K names, or None; card: how to find it again.
+    """
+
+    def __init__(self, network, mean, std, size, card, classes=None):
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.normalise = Normalise(mean, std).to(device)
+        self.size, self.card = size, card
+        try:
+            self.layers, logits = features.spatial_layers(network, torch.zeros(1, 3, size, size, device=device))
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise InputError(
+                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason}): give its own size=."
+            ) from error
+        if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
+            found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+            raise InputError(
+                f"{type(network).__name__} returns {found}: a classifier has to return logits (B, K) of K >= 2 classes."
+            )
+        self.num_classes = logits.shape[1]
+        self.classes = tuple(classes) if classes is not None and len(classes) == self.num_classes else None
+
+    def forward(self, pixels):
+        return features.run(self.network, self.normalise(pixels))
+
+    @functools.cached_property
+    def digest(self):
+        """SHA-256, in hex, of all weights: which classifier this is, whatever it is called."""
+        sha = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            if name.endswith("num_batches_tracked"):
+                continue  # which no output depends on
+            sha.update(name.encode())
+            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    def describe(self, index):
+        """The name of a class, or its number."""
+        return self.classes[index] if self.classes else str(index)
+
+
+def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=None):
+    """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
+
+    classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
+    three; by default ImageNet's) and returns logits (B, K), or an object that has `.logits`.
+    size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
+    Raises `InputError` for a module that is no classifier of such images.
+    """
+    if isinstance(classifier, Frozen):
+        return classifier
+    if not isinstance(classifier, nn.Module):
+        raise InputError(f"classifier: expected an nn.Module or a name, got {type(classifier).__name__}.")
+    ours = isinstance(classifier, attention.Classifier)
+    own = (classifier.normalise.mean, classifier.normalise.std) if ours else IMAGENET_STATISTICS
+    card = card or {"classifier": type(classifier).__name__}
+    mean, std = own[0] if mean is None else mean, own[1] if std is None else std
+    return Frozen(classifier, mean, std, size or native_size(classifier), card, classes)
+
+
+def native_size(network):
+    """The image size that a network is made for, as far as it says: 32 for our CIFAR backbones, else 224."""
+    if isinstance(network, attention.Classifier):
+        name = network.card["backbone"]
+        return 32 if "-" in name and not name.startswith(("lfi-", "se-")) else 224
+    said = getattr(network, "image_size", None) or getattr(network, "pretrained_cfg", {}).get("input_size", (0,))[-1]
+    return said if isinstance(said, int) and said > 0 else 224
+
+
+def find(what, weights="papers", **options):
+    """A `Frozen` classifier by name or file.
+
+    what: a name of torchvision's, "timm/NAME", or the path of a checkpoint of ours.
+    weights, of torchvision: a name as "IMAGENET1K_V2", the path of a file with a state dict, "papers" (IMAGENET1K_V1
+    where it exists, what L-CAM and TAME explain), or "random". Of timm: "papers" (pretrained) or "random".
+    options: of `freeze`. Raises `InputError` for names, files and downloads that fail.
+    """
+    if isinstance(what, nn.Module):
+        return freeze(what, **options)
+    what = str(what)
+    if what.endswith((".pt", ".safetensors")):
+        content = checkpoints.read(what)
+        network = checkpoints.load(what)
+        card = {"classifier": what}
+        return freeze(network, card=card, **{"classes": (content.get("settings") or {}).get("classes")} | options)
+    if what.startswith("timm/"):
+        return _timm(what, weights, options)
+    choose("classifier", what, dict.fromkeys(models.list_models(module=models)))
+    known = models.get_model_weights(what)
+    card = {"classifier": what, "weights": weights}
+    path = Path(str(weights)).expanduser()
+    if path.suffix or path.is_file():
+        network = _with_file(what, path)
+    elif weights == "random":
+        network = load(what, 1000)
+    else:
+        names = known.__members__
+        card["weights"] = (
+            ("IMAGENET1K_V1" if "IMAGENET1K_V1" in names else "DEFAULT") if weights == "papers" else weights
+        )
+        network = load(what, 1000, card["weights"])
+    return freeze(network, card=card, **{"classes": _categories(known)} | options)
+
+
+def _categories(known):
+    return next(iter(known)).meta["categories"]
+
+
+def _with_file(name, path):
+    """torchvision's network with the weights of a file; its number of classes is what the file's last layer has."""
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
+        state = safetensors.torch.load_file(path)
+    else:
+        state = read_state(path)
+    state = {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    classes = next((len(value) for value in reversed(state.values()) if value.ndim), 0)
+    network = load(name, max(classes, 2))
+    network.card = {"method": "the classifier", "backbone": name, "num_classes": classes}
+    checkpoints.load_state(network, state, path)
+    return network
+
+
+def _timm(what, weights, options):
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"{what} needs timm, which is not installed: pip install timm.") from error
+    name = what.removeprefix("timm/")
+    if not timm.is_model(name):
+        raise InputError(f"timm knows no model {name!r}: `timm.list_models()` lists them.")
+    try:
+        network = timm.create_model(name, pretrained=weights != "random")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"Cannot get the weights of {what} ({error}): check the connection.") from error
+    scale = {"mean": network.pretrained_cfg["mean"], "std": network.pretrained_cfg["std"]}
+    return freeze(network, card={"classifier": what, "weights": weights}, **scale | options)

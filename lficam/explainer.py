@@ -1,0 +1,246 @@
+"""Trained explainers of a frozen classifier: features -> class maps C -> A = sigmoid(C), trained by masking with A_y.
+
+L-CAM (Gkartzonika et al., 2022), TAME (Ntrougkas et al., 2022) and T-TAME (Ntrougkas et al., 2024) differ in mechanism,
+layers, what is masked and the weights of the loss: settings of one class.
+
+    explainer = lficam.attach("resnet50", "tame")
+    maps = explainer(pixels)                  # (B, 28, 28) raw, of the predicted class
+    maps = explainer(pixels, target)          # of the classes (B,)
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from . import classifiers, losses
+from .errors import InputError, check_fields, choose
+from .features import choose_layers, run, suggest, tap
+from .maps import upsample
+from .mechanism import LCAM, TAME
+from .metrics import correct
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What one explainer is, but for classifier and layers.
+
+    masked: what the map multiplies in training, "image" or "features" (of the last layer).
+    masks: whose maps area and variation are taken of: "batch" the maps of *all* labels of the batch for every image, as
+    the authors' code does; "own" of its own label; "top" of its B most probable classes (T-TAME's "max").
+    labels: "model" what the classifier says of the image without augmentation, "truth", or "batch" what it says of the
+    very image (T-TAME).
+    classifier_mode: "eval", or "train": dropout and batch statistics while training, as in the authors' code for VGG
+    and TAME.
+    space: the map multiplies "pixels", or the "normalised" image (T-TAME for ViT: masked is then grey, not black).
+    class_token: "drop" or "multiply" (T-TAME's variant: tokens times class token).
+    cross_entropy, area, variation: weights of the loss (`losses.explanation_loss`).
+    """
+
+    method: str
+    branch: str = ""  # of TAME; "" is L-CAM
+    masked: str = "image"
+    masks: str = "batch"
+    labels: str = "model"
+    classifier_mode: str = "eval"
+    space: str = "pixels"
+    class_token: str = "drop"
+    cross_entropy: float = 1.5
+    area: float = 2.0
+    variation: float = 0.01
+
+    def __post_init__(self):
+        check_fields(self)
+        for name, known in CHOICES.items():
+            choose(name, getattr(self, name), dict.fromkeys(known))
+
+
+CHOICES = {
+    "masked": ("image", "features"),
+    "masks": ("batch", "own", "top"),
+    "labels": ("model", "truth", "batch"),
+    "classifier_mode": ("eval", "train"),
+    "space": ("pixels", "normalised"),
+    "class_token": ("drop", "multiply"),
+}
+
+
+class Explainer(nn.Module):
+    """A frozen classifier with an attention mechanism. Its state dict is the mechanism's alone.
+
+    Called, it gives raw maps, before the sigmoid; `loss` is what it is trained with. classifier: `classifiers.Frozen`;
+    layers: [features.Layer]; settings: `Settings`. Made by `attach`.
+    """
+
+    def __init__(self, classifier, mechanism, layers, settings):
+        super().__init__()
+        self.classifier, self.mechanism, self.layers, self.settings = classifier, mechanism, layers, settings
+        if settings.classifier_mode == "train":
+            for part in classifier.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.track_running_stats = False  # batch statistics in train mode, yet the running ones stay
+        self.eval()
+
+    def train(self, mode=True):
+        """Train or eval mode of the mechanism; the classifier's is a setting."""
+        super().train(mode)
+        self.classifier.train(mode and self.settings.classifier_mode == "train")
+        return self
+
+    def state_dict(self, *args, **options):
+        return self.mechanism.state_dict(*args, **options)
+
+    def load_state_dict(self, *args, **options):
+        return self.mechanism.load_state_dict(*args, **options)
+
+    @property
+    def card(self):
+        """What rebuilds the explainer, with a hash of the classifier's weights."""
+        options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
+        return {
+            "method": self.settings.method,
+            "backbone": self.classifier.card["classifier"],
+            "num_classes": self.classifier.num_classes,
+            "classifier": self.classifier.card | {"sha256": self.classifier.digest},
+            "layers": [layer.name for layer in self.layers],
+            "options": options,
+        }
+
+    def forward(self, pixels, target=None):
+        """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
+
+        With a target nothing is computed behind the last layer. Raises `InputError` for pixels of another shape and
+        for classes that do not exist.
+        """
+        if target is None:
+            return self.explain(pixels)[0][:, 0]
+        target = self.check_classes(target, len(pixels))
+        return self.mechanism(self.features(pixels)[0], target[:, None])[:, 0]
+
+    attribute = forward
+
+    def explain(self, pixels, classes=None):
+        """Raw maps (B, L, h, w) and the classifier's logits (B, K), in one forward pass.
+
+        classes: (L,) the same for all images, (B, L), or None for the predicted class (L = 1).
+        """
+        features, logits = self.features(pixels, stop=False)
+        classes = logits.argmax(1, keepdim=True) if classes is None else self.check_classes(classes)
+        return self.mechanism(features, classes), logits
+
+    def features(self, pixels, stop=True):
+        """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise InputError(
+                f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
+            )
+        return self._tap(self.classifier.normalise(pixels), stop=stop)
+
+    def _tap(self, images, **options):
+        multiply = self.settings.class_token == "multiply"
+        return tap(self.classifier.network, images, self.layers, multiply=multiply, **options)
+
+    def check_classes(self, classes, count=None):
+        """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
+        classes = torch.as_tensor(classes, device=self.mechanism.fuse.bias.device)
+        if count is not None:
+            classes = classes.expand(count) if classes.ndim == 0 else classes
+            if classes.shape != (count,):
+                raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
+        last = self.classifier.num_classes - 1
+        if classes.is_floating_point() or not ((classes >= 0) & (classes <= last)).all():
+            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
+        return classes
+
+    def loss(self, pixels, labels):
+        """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
+
+        pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
+        """
+        options, images = self.settings, self.classifier.normalise(pixels)
+        if options.masked == "features":
+            labels = self.classifier(pixels).argmax(1) if options.labels == "batch" else labels
+            kept = []
+
+            def mask(features):
+                kept[:] = features, *self._masks(features, labels)
+                return features[-1] * upsample(kept[2], features[-1].shape[2:])[:, None]
+
+            _, logits = self._tap(images, change=mask)
+            features, masks, _ = kept
+        else:
+            features, clean = self._tap(images, stop=options.labels != "batch")
+            labels = labels if clean is None else clean.argmax(1)
+            masks, own = self._masks(features, labels)
+            own = upsample(own, pixels.shape[2:])[:, None]
+            masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
+            logits = run(self.classifier.network, masked)
+        if options.masks == "top":
+            masks = torch.sigmoid(self.mechanism(features, logits.topk(min(logits.shape)).indices))
+        weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
+        return losses.explanation_loss(logits, labels, masks, **weights), correct(logits.detach(), labels)
+
+    def _masks(self, features, labels):
+        """Sigmoid maps for the loss (B, L, h, w), and of each image's own label (B, h, w)."""
+        if self.settings.masks == "batch":
+            masks = torch.sigmoid(self.mechanism(features, labels))  # (B, B, h, w)
+            return masks, masks.diagonal(0, 0, 1).movedim(-1, 0)
+        masks = torch.sigmoid(self.mechanism(features, labels[:, None]))
+        return masks, masks[:, 0]
+
+
+_CE = {"cross_entropy": 1.0, "area": 0.0, "variation": 0.0}
+# Settings by method; L-CAM takes one layer.
+METHODS = {
+    "l-cam-fm": {"masked": "features"},
+    "l-cam-img": {},
+    "l-cam-fm-ce": {"masked": "features"} | _CE,
+    "l-cam-img-ce": _CE,
+    "tame": {"branch": "tame"},
+    "tame-no-skip": {"branch": "no-skip"},
+    "tame-no-skip-no-norm": {"branch": "no-skip-no-norm"},
+    "tame-sigmoid": {"branch": "sigmoid"},
+    "t-tame": {"branch": "tame", "labels": "batch"},
+}
+
+
+def attach(
+    classifier, method, layers=None, *, weights="papers", mean=None, std=None, size=None, classes=None, **options
+):
+    """A trainable explainer of a classifier, which is frozen in place: no weight gradients, eval mode.
+
+    classifier: a name or a checkpoint's path (see `classifiers.find`, also for `weights`), a model of `create`, or an
+    `nn.Module` from normalised images to logits (mean, std, size, classes: see `classifiers.freeze`).
+    method: "l-cam-fm", "l-cam-img", with "-ce" trained by cross-entropy alone; "tame", "tame-no-skip",
+    "tame-no-skip-no-norm", "tame-sigmoid"; "t-tame".
+    layers: names of layers (`lficam layers CLASSIFIER`); by default the papers', or the like of them.
+    options: fields of `Settings`. Random, from torch's generator, until it is trained or loaded.
+    Raises `InputError` for unknown names, layers without places, more than one layer for L-CAM.
+    """
+    choose("method", method, METHODS)
+    known = {field.name: None for field in dataclasses.fields(Settings)[2:]}
+    for option in options:
+        choose(f"option of {method}", option, known)
+    settings = Settings(method, **METHODS[method] | options)
+    found = {"mean": mean, "std": std, "size": size, "classes": classes}
+    found = {name: value for name, value in found.items() if value is not None}
+    if not isinstance(classifier, classifiers.Frozen):
+        is_module = isinstance(classifier, nn.Module)
+        classifier = (
+            classifiers.freeze(classifier, **found) if is_module else classifiers.find(classifier, weights, **found)
+        )
+    chosen = (
+        choose_layers(classifier.layers, layers) if layers else suggest(classifier.layers, 3 if settings.branch else 1)
+    )
+    if not settings.branch and len(chosen) != 1:
+        raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
+    if settings.masked == "features" and chosen[-1].kind == "tokens":
+        raise InputError(f"{method} masks feature maps, but {chosen[-1].name} gives tokens: use l-cam-img or t-tame.")
+    channels = [layer.channels for layer in chosen]
+    mechanism = (
+        TAME(channels, classifier.num_classes, settings.branch)
+        if settings.branch
+        else LCAM(channels, classifier.num_classes)
+    )
+    device = classifier.normalise.mean.device
+    return Explainer(classifier, mechanism.to(device), chosen, settings)

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 
 import lficam
 from lficam.attention import LFIAttention
+from lficam.loop import memory_format
 from lficam.losses import classification_loss
 from lficam.maps import minmax
-from lficam.training import memory_format
 
 MODELS = [
     ("lfi-cam", "resnet-20", 10, 32, 64),

@@ -17,7 +17,9 @@ from torch import nn
 
 from . import backbones
 from .errors import InputError, choose
+from .losses import classification_loss
 from .maps import minmax
+from .metrics import correct
 
 
 class Output(NamedTuple):
@@ -57,6 +59,11 @@ class Classifier(nn.Module):
                 f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
             )
         return self.classify_and_attend(self.normalise(pixels))
+
+    def loss(self, pixels, labels):
+        """The terms of `losses.classification_loss`, and whether each image is classified correctly: bool (B,)."""
+        output = self(pixels)
+        return classification_loss(output, labels), correct(output.logits.detach(), labels)
 
     def explain(self, pixels, target=None):  # noqa: ARG002 - the common interface
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.

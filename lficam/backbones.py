@@ -1,7 +1,7 @@
 """Image classifiers by name, in parts, so that attention can act before or after the last stage.
 
 build("resnet-20", 10)              CIFAR: resnet-N, densenet-bc-DEPTH-GROWTH, resnext-DEPTH-CARDINALITYxWIDTH,
-                                    wrn-DEPTH-WIDEN
+                                    wrn-DEPTH-WIDEN, vgg-N
 build("lfi-resnet50", 1000)         224 pixels, the authors' own: lfi-resnetN, se-resnet-N
 build("convnext_tiny", 3)           any convolutional network of torchvision under its own name
 """
@@ -23,6 +23,7 @@ FAMILIES = {
     r"densenet-bc-(\d+)-(\d+)": cifar.densenet,
     r"resnext-(\d+)-(\d+)x(\d+)": cifar.resnext,
     r"wrn-(\d+)-(\d+)": cifar.wide_resnet,
+    r"vgg-(\d+)": cifar.vgg,
     f"lfi-resnet{_DEPTH}": vision.lfi_resnet,
     f"se-resnet-{_DEPTH}": vision.se_resnet,
     f"({'|'.join(vision.NAMES)})": vision.network,
@@ -34,6 +35,7 @@ EXAMPLES = (
     "resnext-29-8x64",
     "resnext-29-16x64",
     "wrn-28-10",
+    "vgg-8",
     "lfi-resnet18",
     "lfi-resnet50",
     "se-resnet-50",

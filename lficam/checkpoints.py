@@ -83,7 +83,7 @@ def read(path, device="cpu"):
 
 
 def keep(model, optimizer, history, folder, settings):
-    """Write best.pt when the last epoch was the best so far, then last.pt and log.csv."""
+    """Write best.pt when the last epoch was the best so far (of an explainer: always), then last.pt and log.csv."""
     content = {
         "card": model.card,
         "model": model.state_dict(),
@@ -91,7 +91,7 @@ def keep(model, optimizer, history, folder, settings):
         "settings": settings or {},
     }
     accuracy = [row["validation_accuracy"] for row in history]
-    if accuracy[-1] > max(accuracy[:-1], default=-1.0):
+    if accuracy[-1] > max(accuracy[:-1], default=-1.0) or "classifier" in model.card:
         save(folder / "best.pt", content | {"validation_accuracy": accuracy[-1]})
     save(folder / "last.pt", content | {"optimizer": optimizer.state_dict(), "history": history})
     text = io.StringIO()

@@ -33,6 +33,16 @@ def predict(model, images, batch_size=256, workers=0):
 
 
 @torch.inference_mode()
+def predicted_labels(classifier, images, batch_size=64, workers=0):
+    """The classes (N,) that a frozen classifier predicts for the images without augmentation, on the CPU."""
+    device = next(classifier.parameters()).device
+    parts = batches(images, batch_size, device=device, workers=workers)
+    return torch.cat(
+        [classifier(pixels.contiguous(memory_format=torch.channels_last)).argmax(1).cpu() for pixels, _, _ in parts]
+    )
+
+
+@torch.inference_mode()
 def dump(model, images, path, batch_size=256, workers=0, **facts):
     """Write the raw maps of a classifier on a data set to the file `path`, a batch at a time; returns it as a `Dump`.
 

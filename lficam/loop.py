@@ -1,0 +1,170 @@
+"""The one training loop: SGD with a schedule, checkpoints that survive a kill, and the same bits after a resume.
+
+What is trained has `loss(pixels, labels)` -> ({term: scalar}, hits (B,)): a classifier, or an explainer of one.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import checkpoints, data
+from .errors import InputError
+from .progress import Progress, say
+
+
+def seed_everything(seed, deterministic=False):
+    """Seed torch (all devices) and numpy; with `deterministic`, refuse kernels whose bits vary from run to run."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that still draw from the global stream
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def best_device():
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def memory_format(device, size):
+    """The layout in which training is fastest: channels last on GPUs and for small images (benchmarks/attention.py)."""
+    return torch.channels_last if device.type != "cpu" or size <= 64 else torch.contiguous_format
+
+
+def derive(seed, *parts):
+    """A seed that depends on all parts, for example (seed, epoch): epochs can then be repeated after a kill."""
+    return int(np.random.SeedSequence((seed, *parts)).generate_state(1)[0])
+
+
+def sgd(model, recipe):
+    """The recipe's optimiser; its rates are set step by step."""
+    return torch.optim.SGD(recipe.groups(model), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+def set_rates(optimizer, lr, momentum):
+    """Give every group its learning rate and momentum."""
+    for group in optimizer.param_groups:
+        group["lr"], group["momentum"] = lr * group["factor"], momentum
+
+
+def fit(
+    model,
+    images,
+    validation,
+    recipe,
+    folder,
+    *,
+    device="cpu",
+    workers=0,
+    tensorboard=False,
+    label="training",
+    settings=None,
+):
+    """Train a model, continuing from `folder`/last.pt when there is one; a row per epoch goes to `folder`/log.csv.
+
+    After every epoch last.pt (all that a resume needs) and, when it is the one to keep, best.pt are replaced
+    atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
+    """
+    folder, device = Path(folder), torch.device(device)
+    model.to(device, memory_format=memory_format(device, images.size))
+    optimizer = sgd(model, recipe)
+    history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
+    board = open_board(folder, len(history)) if tensorboard else None
+    with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
+        for epoch in range(len(history), recipe.epochs):
+            start = time.perf_counter()
+            row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress)
+            if not np.isfinite(row["train_loss"]):
+                kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no earlier checkpoint"
+                raise InputError(
+                    f"{label} diverged in epoch {epoch + 1} (loss {row['train_loss']}): lower lr, "
+                    f"which was {row['lr']:g}; {kept}."
+                )
+            row |= mean_loss(model, validation, recipe.batch_size, workers)
+            row["seconds"] = round(time.perf_counter() - start, 2)
+            history.append(row)
+            checkpoints.keep(model, optimizer, history, folder, settings)
+            if board:
+                for name in row.keys() - {"epoch"}:
+                    board.add_scalar(name, row[name], epoch + 1)
+            say(epoch_line(label, row, recipe.epochs))
+    if board:
+        board.close()
+    return history
+
+
+def train_epoch(model, optimizer, images, recipe, epoch, workers, progress):
+    """One pass over the images; sums stay on the device, so the loop never waits for it."""
+    torch.manual_seed(derive(recipe.seed, epoch, 0))  # dropout
+    model.train()
+    steps = -(-len(images) // recipe.batch_size)
+    sums = 0
+    for step, (pixels, labels, _) in enumerate(train_batches(model, images, recipe, epoch, workers)):
+        set_rates(optimizer, *recipe.rates(epoch * steps + step, steps))
+        terms, hits = train_step(model, optimizer, pixels, labels, recipe)
+        values = [term.detach().double() * len(labels) for term in terms.values()]
+        sums = sums + torch.stack([*values, hits.sum().double()])
+        progress.update(len(labels))
+    *values, hits = (sums / len(images)).tolist()
+    row = {"lr": recipe.rates(epoch * steps + step, steps)[0]}
+    return row | named("train", terms, values) | {"train_accuracy": hits}
+
+
+def train_batches(model, images, recipe, epoch, workers=0):
+    """The epoch's batches, on the model's device."""
+    device = next(model.parameters()).device
+    options = {"shuffle": True, "augment": recipe.augment, "seed": derive(recipe.seed, epoch, 1)}
+    return data.batches(images, recipe.batch_size, device=device, workers=workers, **options)
+
+
+def train_step(model, optimizer, pixels, labels, recipe):
+    """One step of the optimiser; returns what the model's `loss` does."""
+    device = pixels.device
+    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        terms, hits = model.loss(pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1])), labels)
+    optimizer.zero_grad(set_to_none=True)
+    terms["total"].backward()
+    optimizer.step()
+    return terms, hits
+
+
+def named(split, terms, values):
+    """Values by column: "total" is the loss; the other terms have columns of their own where there are several."""
+    columns = {"loss" if name == "total" else name: value for name, value in zip(terms, values, strict=True)}
+    return {f"{split}_{name}": value for name, value in columns.items() if name == "loss" or len(columns) > 2}
+
+
+@torch.no_grad()
+def mean_loss(model, images, batch_size, workers=0):
+    """Terms of `model.loss` and share of hits over a data set in eval mode, as columns of the history."""
+    model.eval()
+    device, sums = next(model.parameters()).device, 0
+    for pixels, labels, _ in data.batches(images, batch_size, device=device, workers=workers):
+        pixels = pixels.contiguous(memory_format=memory_format(device, images.size))
+        terms, hits = model.loss(pixels, labels)
+        sums = sums + torch.stack([*(term.double() * len(labels) for term in terms.values()), hits.sum().double()])
+    *values, hits = (sums / len(images)).tolist()
+    return named("validation", terms, values) | {"validation_accuracy": hits}
+
+
+def open_board(folder, done):
+    """A TensorBoard writer that continues after `done` epochs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "TensorBoard was asked for but is not installed: pip install 'lficam[tensorboard]'."
+        ) from error
+    return SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+
+
+def epoch_line(label, row, epochs):
+    """One line a person can follow the training by."""
+    return (
+        f"{label}: epoch {row['epoch']}/{epochs}  lr {row['lr']:.3g}  loss {row['train_loss']:.3f}  "
+        f"train {row['train_accuracy']:.1%}  "
+        f"validation {row['validation_accuracy']:.1%}  {row['seconds']:.1f} s"
+    )

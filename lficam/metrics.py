@@ -35,8 +35,60 @@ def energy_in_mask(maps, masks):
     return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
 
 
-def _check_shapes(maps, masks):
+def pointing_game(maps, masks):
+    """Whether the map's maximum lies in the mask: maps (N, H, W), masks bool (N, H, W) -> bool (N,).
+
+    Of several maxima the first in row-major order counts. Raises `InputError` for maps with NaN or of another size.
+    Zhang et al. (Excitation Backprop, ECCV 2016), without their tolerance of 15 pixels.
+    """
+    _check_shapes(maps, masks)
+    _check_finite(maps)
+    return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].bool()
+
+
+def sparsity(maps):
+    """Gini index of each map's magnitudes, higher is sparser: maps (N, H, W) -> (N,) in [0, 1).
+
+    0 for a constant map and for an empty one; 1 - 1/HW for a single pixel. Raises `InputError` for maps with NaN.
+    Hurley and Rickard (IEEE Trans. Information Theory 2009); Chalasani et al. (ICML 2020).
+    """
+    _check_finite(maps)
+    values = maps.flatten(1).double().abs().sort(1).values
+    n, total = values.shape[1], values.sum(1)
+    weights = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
+    gini = (values * weights).sum(1) / (n * total.clamp(min=1e-300))
+    return torch.where(values[:, 0] < values[:, -1], gini, 0)
+
+
+def rank_correlation(a, b):
+    """Spearman's correlation of two maps of an image: a, b (N, H, W) -> (N,) in [-1, 1]; equal values share a rank.
+
+    A map without range ranks nothing: 0. Raises `InputError` for maps with NaN or of different sizes.
+    As in the randomisation tests of Adebayo et al. (Sanity Checks for Saliency Maps, NeurIPS 2018).
+    """
+    _check_shapes(a, b, "maps")
+    a, b = _centred_ranks(a), _centred_ranks(b)
+    scale = ((a * a).sum(1) * (b * b).sum(1)).sqrt()
+    return torch.where(scale > 0, (a * b).sum(1) / scale.clamp(min=1e-300), 0).clamp(-1, 1)
+
+
+def _centred_ranks(maps):
+    """Average rank of each value among its map's, minus the mean rank: (N, H, W) -> (N, HW)."""
+    _check_finite(maps)
+    ordered, order = maps.flatten(1).sort(1)
+    below, up_to = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
+    ranks = (below + up_to - ordered.shape[1]).double() / 2
+    return torch.empty_like(ranks).scatter_(1, order, ranks)
+
+
+def _check_finite(maps):
+    if not torch.isfinite(maps).all():
+        bad = (~torch.isfinite(maps)).flatten(1).any(1).nonzero()[:, 0].tolist()
+        raise InputError(f"Maps: {len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}.")
+
+
+def _check_shapes(maps, masks, name="masks"):
     if maps.shape != masks.shape:
         raise InputError(
-            f"Maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must have one shape: upsample the maps first."
+            f"Maps {tuple(maps.shape)} and {name} {tuple(masks.shape)} must have one shape: upsample the maps first."
         )

@@ -1,10 +1,18 @@
 """Metrics by hand on small images."""
 
+import pandas as pd
 import pytest
 import torch
 
 from lficam.errors import InputError
-from lficam.metrics import correct, energy_in_mask, intersection_over_union
+from lficam.metrics import (
+    correct,
+    energy_in_mask,
+    intersection_over_union,
+    pointing_game,
+    rank_correlation,
+    sparsity,
+)
 
 MAP = torch.tensor([[[0.0, 0.5], [1.0, 0.5]]])
 MASK = torch.tensor([[[False, True], [True, False]]])
@@ -29,7 +37,51 @@ def test_energy():
     assert energy_in_mask(MAP * 0, MASK).item() == 0
 
 
-@pytest.mark.parametrize("metric", [intersection_over_union, energy_in_mask])
+def test_pointing_game():
+    assert pointing_game(MAP, MASK).tolist() == [True]
+    assert pointing_game(MAP, ~MASK).tolist() == [False]
+    level = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])  # the first maximum counts
+    assert pointing_game(level, torch.tensor([[[False, True], [False, False]]])).tolist() == [True]
+    assert pointing_game(level, torch.tensor([[[True, False], [True, True]]])).tolist() == [False]
+
+
+def test_sparsity():
+    point = torch.zeros(1, 4, 5)
+    point[0, 2, 3] = 0.3
+    assert sparsity(point).item() == pytest.approx(1 - 1 / 20)
+    assert sparsity(MAP).item() == pytest.approx(3 / 8)  # (-3*0 - 0.5 + 0.5 + 3*1) / (4 * 2)
+    assert sparsity(7 * MAP).item() == pytest.approx(3 / 8)
+    assert sparsity(-MAP).item() == pytest.approx(3 / 8)
+    assert sparsity(torch.stack([MAP[0] * 0, MAP[0] * 0 + 0.1])).tolist() == [0, 0]
+
+
+def test_sparsity_is_half_the_mean_difference():
+    maps = torch.rand(3, 6, 7, generator=torch.Generator().manual_seed(0)).double()
+    values = maps.flatten(1)
+    expected = (values[:, :, None] - values[:, None]).abs().mean((1, 2)) / (2 * values.mean(1))
+    torch.testing.assert_close(sparsity(maps), expected)
+
+
+def test_rank_correlation():
+    a, b = torch.randint(0, 9, (2, 4, 6, 7), generator=torch.Generator().manual_seed(0)).float()  # with ties
+    expected = [pd.Series(x).rank().corr(pd.Series(y).rank()) for x, y in zip(a.flatten(1), b.flatten(1), strict=True)]
+    assert rank_correlation(a, b).tolist() == pytest.approx(expected, abs=1e-12)
+    assert rank_correlation(a, a.exp()).tolist() == pytest.approx([1] * 4)  # only the order counts
+    assert rank_correlation(a, -a).tolist() == pytest.approx([-1] * 4)
+    assert rank_correlation(a, torch.ones_like(a)).tolist() == [0] * 4
+    assert rank_correlation(a[:1, :1, :2] * 0 + torch.tensor([0.0, 1.0]), torch.tensor([[[3.0, 4.0]]])).item() == 1
+
+
+@pytest.mark.parametrize("metric", [sparsity, lambda m: rank_correlation(m, m), lambda m: pointing_game(m, m > 0)])
+def test_maps_with_nan_are_refused(metric):
+    maps = torch.stack([MAP[0], MAP[0] / 0])
+    with pytest.raises(InputError, match="1 of 2 hold NaN or infinity, the first at position 1"):
+        metric(maps)
+
+
+@pytest.mark.parametrize(
+    "metric", [intersection_over_union, energy_in_mask, pointing_game, lambda a, b: rank_correlation(a, b.float())]
+)
 def test_maps_of_another_size_are_refused(metric):
     with pytest.raises(InputError, match="upsample the maps first"):
         metric(MAP[:, :1], MASK)

@@ -155,7 +155,8 @@ def wide_resnet(depth, widen, num_classes, *, dropout=0.0):
 def vgg(depth, num_classes, *, dropout=0.5):
     """VGG of 3n+2 layers for small images (after Simonyan and Zisserman, 2015), with batch norm; vgg-8 is the smallest.
 
-    Three stages of n 3x3 convolutions with 32, 64 and 128 maps, max-pooling after each, two fully connected layers.
+    Three stages of n 3x3 convolutions with 32, 64 and 128 maps, max-pooling after each; then, other than there, the
+    mean over places, and two fully connected layers with dropout between.
     Feature maps are taken before the last pooling, as L-CAM takes them from VGG-16.
     """
     convolutions = layers_per_stage(f"vgg-{depth}", depth, "3n+2", 3, 2)
@@ -166,8 +167,8 @@ def vgg(depth, num_classes, *, dropout=0.5):
             layers += [conv3x3(inputs, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             inputs = width
         stages.append(nn.Sequential(*layers))
-    flat = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * inputs, inputs), nn.ReLU(inplace=True)]
-    head = nn.Sequential(*flat, nn.Dropout(dropout))
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    head = nn.Sequential(*pool, nn.Linear(inputs, inputs), nn.ReLU(inplace=True), nn.Dropout(dropout))
     fc = nn.Linear(inputs, num_classes)
     tail = nn.MaxPool2d(2)
     return initialise(

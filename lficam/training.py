@@ -126,7 +126,8 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
         options = {"device": device, "workers": workers, "tensorboard": tensorboard}
         images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
         history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
-    classifier = model.classifier if job.explains else None
+    # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
+    classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
     return Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
 
 

@@ -1,6 +1,7 @@
 """The training loop: schedule, resume to the bit after a kill, same bits twice, failures that keep what was there."""
 
 import csv
+import dataclasses
 import errno
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import torch
 import lficam
 from lficam import checkpoints, training
 from lficam.errors import InputError
-from lficam.training import Job, Recipe, fit, train
+from lficam.loop import fit
+from lficam.training import Job, Recipe, train
 
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)
 JOB = Job("lfi-cam", "resnet-8", train_count=64, validation_count=60, recipe=RECIPE)
@@ -42,12 +44,6 @@ def same_bits(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_schedule_is_a_function_of_the_epoch():
-    recipe = Recipe(lr=0.1, milestones=(150, 225))
-    rates = [recipe.lr_at(e) for e in (0, 149, 150, 224, 225, 299)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-
-
 def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path):
     uncut = train(JOB)
     assert not uncut.found
@@ -55,7 +51,7 @@ def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path)
     monkeypatch.setenv("LFICAM_HOME", str(other))
     kill_after_epoch(2, other)
     folder = other / uncut.folder.relative_to(home)
-    done = training.finished_epochs(folder)
+    done = len(training.read_history(folder))
     assert 2 <= done < 4
     resumed = train(JOB)
     assert resumed.folder == folder
@@ -176,9 +172,92 @@ def test_full_disk_keeps_the_earlier_checkpoint(home, monkeypatch):
         ({"lr": float("nan")}, "lr: expected a number above 0"),
         ({"milestones": [2, "3"]}, "milestones: expected int, got str '3'"),
         ({"milestones": (3, 2)}, "milestones: expected epochs in rising order"),
-        ({"precision": "half"}, "precision: expected 'auto', 'float32' or 'bfloat16'"),
+        ({"precision": "half"}, "Unknown precision 'half': choose one of: auto, float32, bfloat16"),
     ],
 )
 def test_wrong_settings_are_one_sentence(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         Recipe(**settings)
+
+
+# Explainers go through the same loop.
+CLASSIFIER = Job("plain", "resnet-8", train_count=64, validation_count=60, recipe=dataclasses.replace(RECIPE, epochs=1))
+EXPLAINING = Recipe(
+    epochs=3, batch_size=16, lr=0.01, schedule="one-cycle", nesterov=True, bias_lr=2.0, bias_decay=False, seed=3
+)
+
+
+def explaining(classifier, method="tame", **options):
+    path = classifier.folder / "best.pt"
+    return Job(method, path, train_count=48, validation_count=60, recipe=EXPLAINING, **options)
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.usefixtures("home")
+def test_explainer_cut_and_resumed_equals_uncut_to_the_bit(monkeypatch, tmp_path):
+    uncut = train(explaining(train(CLASSIFIER)))
+    monkeypatch.setenv("LFICAM_HOME", str(tmp_path / "other"))
+    job = explaining(train(CLASSIFIER))
+
+    def cut(model, optimizer, history, folder, settings):
+        keep(model, optimizer, history, folder, settings)
+        if len(history) == 2:
+            raise Cut
+
+    keep = checkpoints.keep
+    monkeypatch.setattr(checkpoints, "keep", cut)
+    with pytest.raises(Cut):
+        train(job)
+    monkeypatch.setattr(checkpoints, "keep", keep)
+    resumed = train(job)
+    # The same name although the classifier lies elsewhere: its weights are what counts.
+    assert resumed.folder.name == uncut.folder.name
+    assert same_bits(weights(uncut.folder), weights(resumed.folder))
+    for a, b in zip(uncut.history, resumed.history, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+@pytest.mark.usefixtures("home")
+def test_explainer_is_the_last_epochs_and_its_file_holds_the_mechanism_alone():
+    job = explaining(train(CLASSIFIER))
+    run = train(job)
+    assert same_bits(weights(run.folder, "best.pt"), weights(run.folder, "last.pt"))
+    assert all(name.startswith(("convs.", "norms.", "fuse.")) for name in weights(run.folder, "best.pt"))
+    assert {"train_cross_entropy", "train_area", "train_variation", "validation_loss"} <= run.history[0].keys()
+    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+    assert train(job).found
+    pixels = torch.rand(2, 3, 32, 32)
+    again = checkpoints.load(run.folder / "best.pt")
+    assert torch.equal(again(pixels), run.model(pixels))
+    assert again.classifier.classes == tuple("0123456789")
+
+
+@pytest.mark.usefixtures("home")
+def test_explainer_learns_what_the_classifier_says():
+    classifier = train(CLASSIFIER)
+    images = CLASSIFIER.images("train", 48)
+    said = training.relabelled(lficam.attach(classifier.folder / "best.pt", "tame"), images)
+    with torch.no_grad():
+        expected = classifier.model(images.pixels(range(48))).logits.argmax(1)
+    assert torch.equal(said.labels, expected)
+    assert not torch.equal(said.labels, images.labels)
+    truth = training.relabelled(lficam.attach(classifier.folder / "best.pt", "tame", labels="truth"), images)
+    assert truth is images
+
+
+@pytest.mark.usefixtures("home")
+def test_true_labels_need_the_classifiers_classes():
+    job = explaining(train(CLASSIFIER), "l-cam-img", dataset="photo-digits-2", options={"labels": "truth"})
+    with pytest.raises(InputError, match=r"photo-digits-2 has 2 classes, the classifier 10: .*labels=\"model\""):
+        train(job)
+
+
+@pytest.mark.usefixtures("home")
+def test_explainer_that_diverges_says_the_rate():
+    job = explaining(train(CLASSIFIER))
+    job = dataclasses.replace(job, recipe=dataclasses.replace(EXPLAINING, lr=1e30))
+    with pytest.raises(InputError, match=r"tame of plain-resnet-8 on photo-digits diverged in epoch 1 .*lower lr"):
+        train(job)

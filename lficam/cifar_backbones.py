@@ -152,7 +152,7 @@ def wide_resnet(depth, widen, num_classes, *, dropout=0.0):
     return backbone
 
 
-def vgg(depth, num_classes, *, dropout=0.5):
+def vgg(depth, num_classes, *, dropout=0.0):
     """VGG of 3n+2 layers for small images (after Simonyan and Zisserman, 2015), with batch norm; vgg-8 is the smallest.
 
     Three stages of n 3x3 convolutions with 32, 64 and 128 maps, max-pooling after each; then, other than there, the

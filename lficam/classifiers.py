@@ -112,7 +112,8 @@ def find(what, weights="papers", **options):
         content = checkpoints.read(what)
         network = checkpoints.load(what)
         card = {"classifier": what}
-        return freeze(network, card=card, **{"classes": (content.get("settings") or {}).get("classes")} | options)
+        found = {"classes": (content.get("settings") or {}).get("classes"), "size": trained_size(content)}
+        return freeze(network, card=card, **found | options)
     if what.startswith("timm/"):
         return _timm(what, weights, options)
     choose("classifier", what, dict.fromkeys(models.list_models(module=models)))
@@ -132,6 +133,14 @@ def find(what, weights="papers", **options):
     return freeze(network, card=card, **{"classes": _categories(known)} | options)
 
 
+def trained_size(content):
+    """The image size that a checkpoint's content (`checkpoints.read`) was trained with; None if it does not say."""
+    job = (content.get("settings") or {}).get("job") or {}
+    usual = {"stl10": 224, "folder": 224, "catdog": 224, "imagenet": 224} | dict.fromkeys(("cifar10", "cifar100"), 32)
+    usual |= {"photo-digits": 32, "photo-digits-2": 32}
+    return job.get("size") or usual.get(job.get("dataset"))
+
+
 def _categories(known):
     return next(iter(known)).meta["categories"]
 
@@ -148,8 +157,10 @@ def _with_file(name, path):
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()
     }
-    classes = next((len(value) for value in reversed(state.values()) if value.ndim), 0)
-    network = load(name, max(classes, 2))
+    network = load(name, 1000)
+    last = [key for key, value in network.state_dict().items() if value.ndim][-1]  # the file may have another order
+    classes = len(state[last]) if last in state and state[last].ndim else 1000
+    network = network if classes == 1000 else load(name, max(classes, 2))
     network.card = {"method": "the classifier", "backbone": name, "num_classes": classes}
     checkpoints.load_state(network, state, path)
     return network

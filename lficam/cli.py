@@ -27,7 +27,7 @@ def main(argv=None):
 
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
-    from . import __version__
+    from . import __version__, cli_explain
 
     top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
@@ -52,6 +52,7 @@ def parser():
     command.add_argument("--align", action="store_true", help="match images by id where the order differs")
 
     _model_commands(commands)
+    cli_explain.add_commands(commands, _command)
     return top
 
 

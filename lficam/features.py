@@ -186,5 +186,15 @@ def suggest(layers, count):
     return sorted(last.values(), key=layers.index)[-count:]
 
 
+def outline(layers):
+    """The layers of the outermost level, by the dots of their names, that has at least six, and the suggested ones."""
+    levels = {}
+    for layer in layers:
+        levels.setdefault(layer.name.count("."), []).append(layer)
+    wide = [levels[level] for level in sorted(levels) if len(levels[level]) >= 6]
+    chosen = [*(wide[0] if wide else layers), *suggest(layers, 3), *suggest(layers, 1)]
+    return [layer for layer in layers if layer in chosen]
+
+
 def _depth(layer):
     return sum(not part.isdigit() for part in layer.name.split("."))

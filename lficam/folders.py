@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import InputError
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _NAMES = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
 
 
@@ -129,19 +129,20 @@ def _gather(folder, root, expected=None):
         )
     paths, labels = [], []
     for name in classes:
-        files = sorted(_images(folder / name))
+        files = sorted(images(folder / name))
         if not files:
             raise InputError(
-                f"The class folder {folder / name} holds no image ({', '.join(_ENDINGS)}): add some or remove it."
+                f"The class folder {folder / name} holds no image ({', '.join(ENDINGS)}): add some or remove it."
             )
         paths += files
         labels += [expected.index(name)] * len(files)
     return Found(paths, labels, [Path(os.path.relpath(p, root)).as_posix() for p in paths], expected)
 
 
-def _images(folder):
+def images(folder):
+    """The paths of all image files in a folder and below, in the order of the disk; hidden files are left out."""
     for here, _, files in os.walk(folder, followlinks=True):
-        yield from (os.path.join(here, f) for f in files if f.lower().endswith(_ENDINGS) and not f.startswith("."))
+        yield from (os.path.join(here, f) for f in files if f.lower().endswith(ENDINGS) and not f.startswith("."))
 
 
 def _cut(found, split):

@@ -5,10 +5,11 @@ Every random choice is a function of (seed, row): not of the batch an image is i
 
 import os
 import struct
+import warnings
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision import transforms
 from torchvision.transforms import functional
 
@@ -19,7 +20,17 @@ _RECIPES = {
     "explainer": lambda size: [transforms.Resize(_edge(size)), transforms.RandomCrop(size)],
     "evaluation": lambda size: [transforms.Resize(_edge(size)), transforms.CenterCrop(size)],
 }
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_TOO_LARGE = Image.DecompressionBombError
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, MemoryError, struct.error, _TOO_LARGE)
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Memory:
@@ -46,7 +57,7 @@ class Pictures:
     def __init__(self, items, size, recipe):
         # Bytes in one array: a list of a million strings would be copied page by page into every worker.
         self.items = items if torch.is_tensor(items) else np.array([os.fsencode(p) for p in items])
-        self.plain = transforms.Compose(_RECIPES["evaluation"](size))
+        self.plain = evaluation(size)
         self.augmented = transforms.Compose([*_RECIPES[recipe](size), transforms.RandomHorizontalFlip()])
 
     def read(self, rows, augment, seed):
@@ -63,20 +74,54 @@ class Pictures:
     def _open(self, row):
         if torch.is_tensor(self.items):
             return Image.fromarray(self.items[row].permute(1, 2, 0).contiguous().numpy())
-        path = os.fsdecode(self.items[row])
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except _UNREADABLE as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            why = "no image format that is known" if unknown else getattr(error, "strerror", None) or error
-            raise InputError(f"Cannot read the image {path} ({why}): replace or remove it.") from error
+        return open_rgb(os.fsdecode(self.items[row]))
 
     def feed(self, sha, rows):
         if torch.is_tensor(self.items):
             return _feed(sha, self.items, rows)
         for path in self.items[rows.numpy()]:
             sha.update(b"%d\n" % os.stat(path).st_size)
+
+
+def open_rgb(path, upright=False):
+    """An image file as an 8-bit RGB image; alpha is ignored, of several pages the first is taken.
+
+    upright: turn it as its EXIF orientation says, which data sets ignore. JPEG files of more than 8192 x 8192 are
+    decoded at half of their resolution or less. Raises `InputError` for a file that cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # of odd metadata, and of large files
+            image.draft(None, (4096, 4096))
+            image.load()
+            rgb = _rgb(image)
+            return rgb.transpose(turn) if upright and (turn := _turn(image)) is not None else rgb
+    except _UNREADABLE as error:
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        why = "no image format that is known" if isinstance(error, UnidentifiedImageError) else why
+        why = f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels" if isinstance(error, _TOO_LARGE) else why
+        raise InputError(f"Cannot read the image {path} ({why}): replace or remove it.") from error
+
+
+def _rgb(image):
+    """8-bit RGB; of 16-bit grey the upper 8 bits, as Pillow does for colour, where `convert` would cut at 255."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit grey values, whose range nobody knows")
+    return image.convert("RGB")
+
+
+def _turn(image):
+    """How to turn an image that is upright only by its EXIF orientation; None: not at all, or the EXIF is damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except _UNREADABLE:
+        return None
+
+
+def evaluation(size):
+    """The papers' evaluation preprocessing of an RGB image: the short side to size * 256/224, then the centre."""
+    return transforms.Compose(_RECIPES["evaluation"](size))
 
 
 def _feed(sha, pixels, rows):

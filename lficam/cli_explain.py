@@ -1,0 +1,151 @@
+"""`lficam explain` and `lficam layers`. Nothing heavy is imported before a command needs it."""
+
+
+def add_commands(commands, command):
+    """Their paragraphs of the command line; `command` makes one, as the others of cli.py."""
+    one = command(commands, explain, "explain", "show what in a photo speaks for a class: figures, maps and a table")
+    one.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file, or a folder of them")
+    one.add_argument("--checkpoint", metavar="BEST.pt", help="of a trained explainer, or of plain, abn or lfi-cam")
+    one.add_argument("--method", help="without a checkpoint: a method that needs no training, as centre")
+    one.add_argument("--classifier", metavar="NAME|PATH", help="what is explained (default: what the checkpoint says)")
+    one.add_argument("--weights", metavar="NAME|FILE", help="of a classifier given by name (default: the papers')")
+    one.add_argument("--target", metavar="CLASS", help="name, part of it or number; all-top5 (default: the predicted)")
+    one.add_argument("--out", metavar="FOLDER", default="explanations", help="default: explanations")
+    one.add_argument("--size", type=int, help="of the image that the classifier sees (default: as it was trained)")
+    one.add_argument("--untrained", action="store_true", help="try a --method that was never trained")
+
+    one = command(commands, list_layers, "layers", "list the layers of a classifier that an explainer can use")
+    one.add_argument("classifier", help="as resnet50, or the path of a checkpoint")
+    one.add_argument("--weights", metavar="NAME|FILE", default="random", help="default: random, no download")
+    one.add_argument("--all", action="store_true", help="those inside of blocks, too")
+
+
+def explain(arguments):
+    """`lficam explain`: exit code 1 if a photo failed."""
+    import matplotlib
+
+    from .classifiers import Frozen
+    from .errors import InputError
+    from .gallery import Gallery, explain_photos
+    from .photos import find_class, find_photos
+    from .progress import say
+
+    matplotlib.use("agg")  # no window, whatever the desktop
+    if arguments.size is not None and arguments.size < 16:
+        raise InputError(f"--size must be a whole number of at least 16, not {arguments.size}.")
+    gallery = Gallery(arguments.out)
+    paths = find_photos(arguments.photos, skip=gallery.listed())
+    explainer, size, name, warning = _explainer(arguments)
+    asked = {"top": 5 if arguments.target == "all-top5" else 1}
+    if arguments.target not in (None, "all-top5"):
+        asked["targets"] = [find_class(arguments.target, getattr(explainer, "classifier", explainer))]
+    if warning:
+        say(f"WARNING: {warning}.")
+    if arguments.target and isinstance(explainer, Frozen) and explainer.network.card["method"] != "plain":
+        say(f"The attention of {name} belongs to the photo: its map is the same for every class.")
+    failed = explain_photos(paths, explainer, size, gallery, name=name, warning=warning, **asked)
+    if len(paths) > 1:
+        say(f"{len(paths) - len(failed)} photos explained, {len(failed)} failed: {gallery.shown / gallery.path.name}")
+    if warning:
+        say(f"WARNING: {warning}.")
+    return int(bool(failed))
+
+
+def _explainer(arguments):
+    """The explainer that is asked for, the image size, its name, and what has to be said against it."""
+    from . import baselines, explainer
+    from .classifiers import find
+    from .errors import InputError, choose
+    from .training import best_device
+
+    size = {"size": arguments.size} if arguments.size else {}
+    if arguments.checkpoint:
+        return _from_checkpoint(arguments, size)
+    method, what = arguments.method, arguments.classifier
+    if not method:
+        raise InputError("Say what explains: --checkpoint BEST.pt, or --method and --classifier.")
+    if method in ("plain", "abn", "lfi-cam") and method not in baselines.METHODS:
+        raise InputError(f"{method} is trained as a classifier that explains itself: give its best.pt as --checkpoint.")
+    choose("method", method, {**baselines.METHODS, **explainer.METHODS})
+    ready = method in baselines.METHODS
+    if not what:
+        raise InputError(f"--method {method} explains a classifier: name it, as in --classifier resnet50.")
+    if not (ready or arguments.untrained):
+        raise InputError(
+            f"An untrained {method} explains nothing: train it by `lficam train --method {method} --classifier {what}` "
+            "and give its best.pt as --checkpoint (--untrained only tries things out)."
+        )
+    if ready and arguments.untrained:
+        raise InputError(f"{method} needs no training: leave out --untrained.")
+    classifier = find(what, arguments.weights or "papers", **size).to(best_device())
+    made = baselines.baseline(classifier, method) if ready else explainer.attach(classifier, method)
+    return made, classifier.size, f"{method} of {_short(classifier)}", _warning(classifier, untrained=not ready)
+
+
+def _from_checkpoint(arguments, size):
+    import torch
+
+    from . import checkpoints
+    from .classifiers import find, freeze, trained_size
+    from .errors import InputError
+    from .photos import explain_photo
+    from .training import best_device
+
+    path, device = arguments.checkpoint, best_device()
+    content = checkpoints.read(path)
+    card, explains = content["card"], "classifier" in content["card"]
+    for option in ("method", "untrained", *([] if explains else ["classifier", "weights"])):
+        if getattr(arguments, option):
+            raise InputError(f"{path} is a trained {card['method']}: leave out --{option}.")
+    if not explains:
+        classifier = find(path, **size).to(device)
+        explain_photo(classifier, torch.zeros(3, classifier.size, classifier.size))  # once and for all, if it cannot
+        return classifier, classifier.size, _short(classifier), ""
+    given = None
+    if arguments.classifier or arguments.weights:
+        given = find(arguments.classifier or card["classifier"]["classifier"], arguments.weights or "papers")
+    model = checkpoints.load(path, device, given)
+    seen = arguments.size or trained_size(content) or model.classifier.size
+    if seen != model.classifier.size:
+        freeze(model.classifier.network, size=seen)  # refuses a size that the classifier cannot take
+    name = f"{card['method']} of {_short(model.classifier)}"
+    return model, seen, name, _warning(model.classifier)
+
+
+def _short(classifier):
+    """A classifier's name, of ours method and backbone."""
+    from .attention import Classifier
+
+    card = classifier.network.card if isinstance(classifier.network, Classifier) else None
+    return f"{card['method']} {card['backbone']}" if card else classifier.card["classifier"]
+
+
+def _warning(classifier, untrained=False):
+    random = classifier.card.get("weights") == "random"
+    found = ["UNTRAINED: this map explains nothing"] * untrained + ["the classifier's weights are random"] * random
+    return "; ".join(found)
+
+
+def list_layers(arguments):
+    """`lficam layers`."""
+    from .classifiers import find
+    from .features import outline, suggest
+
+    classifier = find(arguments.classifier, arguments.weights)
+    layers = classifier.layers
+    shown = layers if arguments.all else outline(layers)
+    taken = {method: suggest(layers, count) for method, count in (("tame", 3), ("l-cam", 1))}
+    rows = [("layer", "channels", "resolution", "tokens", "default of")]
+    for layer in shown:
+        tokens = f"{layer.height * layer.width}{f' + {layer.extra}' * bool(layer.extra)}" * (layer.kind == "tokens")
+        notes = ", ".join(method for method, chosen in taken.items() if layer in chosen)
+        notes = notes or f"(called {layer.calls} times: cannot be used)" * (layer.calls > 1)
+        rows.append((layer.name, str(layer.channels), f"{layer.height} x {layer.width}", tokens, notes))
+    if not any(row[3] for row in rows[1:]):
+        rows = [(*row[:3], row[4]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells, notes in rows:
+        cells = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        print("  ".join([name.ljust(widths[0]), *cells, notes]).rstrip())
+    rest = "" if len(shown) == len(layers) else f", {len(shown)} shown, --all for the others"
+    print(f"{arguments.classifier}, images of {classifier.size} x {classifier.size}: {len(layers)} layers{rest}")

@@ -153,3 +153,18 @@ def attached(card, path, classifier=None):
             "the one classifier that it was trained on. Give that one, or train again."
         )
     return model
+
+
+def read_state(path):
+    """{name: tensor} of an authors' checkpoint; only tensors and plain values are read from the pickle."""
+    if not path.is_file():
+        raise InputError(f"No checkpoint {path}: give the path of the authors' .pth.tar or .pt file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:100]
+        raise InputError(f"{path} is refused: it is damaged, or holds more than weights ({reason}).") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
+    return state

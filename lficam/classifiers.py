@@ -16,7 +16,6 @@ from torch import nn
 from torchvision import models
 
 from . import attention, checkpoints, features
-from .convert import read_state
 from .errors import InputError, choose
 from .parts import Normalise
 from .torchvision_backbones import IMAGENET_STATISTICS, load
@@ -152,7 +151,7 @@ def _with_file(name, path):
             raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
         state = safetensors.torch.load_file(path)
     else:
-        state = read_state(path)
+        state = checkpoints.read_state(path)
     state = {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 
 
@@ -58,23 +59,19 @@ def parser():
 
 def _model_commands(commands):
     """`train`, `evaluate` and `convert`."""
-    command = _command(commands, train_model, "train", "train a classifier, or continue a training that was cut")
-    command.add_argument("--method", required=True, help="plain, abn or lfi-cam")
-    command.add_argument("--backbone", required=True, help="as resnet-20")
-    command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
-    command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
-    command.add_argument("--size", type=int, default=0, help="of the images in pixels (default: the data set's)")
-    command.add_argument("--authors", action="store_true", help="start from the authors' recipe for this data set")
-    recipe = {"epochs": int, "batch-size": int, "lr": float, "weight-decay": float, "gamma": float, "seed": int}
-    for name, kind in recipe.items():
-        command.add_argument(f"--{name}", type=kind, help="of the recipe")
-    command.add_argument("--milestones", type=int, nargs="*", help="epochs at whose start lr is multiplied by gamma")
-    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
-    command.add_argument("--workers", type=int, default=0, help="processes that read image files")
+    command = _command(commands, train_model, "train", "train a classifier, or an explainer of one; continue if cut")
+    _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
     again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
+
+    command = _command(commands, find_lr, "lr-find", "learning-rate range test: a plot, and what to try")
+    _training_options(command)
+    command.add_argument("--start", type=float, default=1e-6, help="first learning rate (default: 1e-6)")
+    command.add_argument("--end", type=float, default=10.0, help="last one (default: 10)")
+    command.add_argument("--steps", type=int, default=100, help="batches (default: 100)")
+    command.add_argument("--plot", metavar="FILE.png", default="lr-find.png", help="default: lr-find.png")
 
     command = _command(commands, evaluate_model, "evaluate", "accuracy of a trained model, and its maps")
     command.add_argument("checkpoint", help="a best.pt, or a converted .safetensors")
@@ -94,6 +91,27 @@ def _model_commands(commands):
     command.add_argument("--num-classes", type=int, default=10, help="default: 10")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
     command.add_argument("--out", metavar="FILE", help="default: beside the source")
+
+
+def _training_options(command):
+    """What is trained, on what and how, for `train` and `lr-find`."""
+    command.add_argument("--method", required=True, help="plain, abn, lfi-cam; l-cam-img, tame ... of a classifier")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--backbone", help="of a classifier to train, as resnet-20")
+    what.add_argument("--classifier", dest="backbone", metavar="NAME|BEST.pt", help="that is to be explained")
+    command.add_argument("--weights", metavar="NAME|FILE", default="papers", help="of a --classifier given by name")
+    command.add_argument("--layers", nargs="+", default=(), help="of the classifier (default: see lficam layers)")
+    command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
+    command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
+    command.add_argument("--size", type=int, default=0, help="of the images in pixels (default: the data set's)")
+    command.add_argument("--count", type=int, default=0, help="training images (default: all)")
+    command.add_argument("--authors", action="store_true", help="start from the authors' recipe for this data set")
+    recipe = {"epochs": int, "batch-size": int, "lr": float, "weight-decay": float, "gamma": float, "seed": int}
+    for name, kind in recipe.items():
+        command.add_argument(f"--{name}", type=kind, help="of the recipe")
+    command.add_argument("--milestones", type=int, nargs="*", help="epochs at whose start lr is multiplied by gamma")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model, in YAML")
+    command.add_argument("--workers", type=int, default=0, help="processes that read image files")
 
 
 def _command(commands, call, name, text):
@@ -160,29 +178,68 @@ def compare_maps(arguments):
         )
 
 
-def train_model(arguments):
-    """`lficam train`."""
-    from .recipes import authors_recipe
-    from .training import Job, Recipe, train
+def _job(arguments):
+    """The job that the options of `train` and `lr-find` describe."""
+    from .recipes import Recipe, authors_recipe, explainer_recipe
+    from .training import Job
 
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    what = arguments.method, arguments.dataset, arguments.backbone
-    recipe = authors_recipe(*what, **given) if arguments.authors else Recipe(**given)
     job = Job(
         arguments.method,
         arguments.backbone,
         dataset=arguments.dataset,
         data_root=arguments.data_root,
         size=arguments.size,
+        train_count=arguments.count,
         options=_values("--option", arguments.option),
-        recipe=recipe,
+        layers=tuple(arguments.layers),
+        weights=arguments.weights,
     )
+    if arguments.authors:
+        recipe = authors_recipe(job.method, job.dataset, job.backbone, **given)
+    else:
+        recipe = (explainer_recipe if job.explains else Recipe)(**given)
+    return dataclasses.replace(job, recipe=recipe)
+
+
+def train_model(arguments):
+    """`lficam train`."""
+    from .training import train
+
+    job = _job(arguments)
     run = train(job, workers=arguments.workers, tensorboard=arguments.tensorboard, fresh=arguments.fresh)
-    best = max(run.history, key=lambda row: row["validation_accuracy"])
-    print(
-        f"best validation accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}"
-    )
+    best = run.history[-1] if job.explains else max(run.history, key=lambda row: row["validation_accuracy"])
+    what = "masked images still of their class" if job.explains else "best validation accuracy"
+    print(f"{what} {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}")
+
+
+def find_lr(arguments):
+    """`lficam lr-find`."""
+    import matplotlib
+
+    from .curves import lr_curve
+    from .errors import InputError
+    from .loop import best_device, memory_format, seed_everything
+    from .lr_range import lr_range
+    from .training import relabelled
+    from .workspace import atomic
+
+    matplotlib.use("agg")
+    job, device = _job(arguments), best_device()
+    images = job.images("train", job.train_count)
+    if arguments.steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
+        images = images.subset(range(arguments.steps * job.recipe.batch_size))
+    seed_everything(job.recipe.seed, job.recipe.deterministic)
+    model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    images = relabelled(model, images, arguments.workers)
+    limits = {"start": arguments.start, "end": arguments.end, "steps": arguments.steps}
+    found = lr_range(model, images, job.recipe, **limits, workers=arguments.workers)
+    with atomic(arguments.plot) as file:
+        lr_curve({job.method: found}).savefig(file, format="png", dpi=150, bbox_inches="tight")
+    if found.suggestion is None:
+        raise InputError(f"The loss never fell from lr {arguments.start:g} on: see {arguments.plot}, lower --start.")
+    print(f"try --lr {found.suggestion:.2g} (a tenth of where the smoothed loss is least): {arguments.plot}")
 
 
 def evaluate_model(arguments):

@@ -60,17 +60,17 @@ def run(network, images):
     return getattr(output, "logits", output)
 
 
-def tap(network, images, layers, *, stop=False, change=None, multiply=False):
+def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw=False):
     """One forward pass: ([maps (B, C, h, w) of each layer], logits (B, K), or None with `stop`).
 
     change: a function of the list of all maps, called when the last layer has answered, whose result takes the place
-    of the maps of that layer.
+    of the maps of that layer. multiply: see `Layer.maps`; raw: the layers' outputs as they are, not as maps.
     """
     found = []
 
     def hook(layer):
         def keep(module, inputs, output):  # noqa: ARG001 - torch's signature
-            found.append(layer.maps(output, multiply))
+            found.append((output.clone() if layer.reused else output) if raw else layer.maps(output, multiply))
             if len(found) == len(layers):
                 if stop:
                     raise _Enough

@@ -6,8 +6,29 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-METHOD_COLOURS = {"plain": "#000000", "abn": "#E69F00", "lfi-cam": "#0072B2", "centre": "#999999"}
-METHOD_TITLES = {"plain": "plain + CAM", "abn": "ABN", "lfi-cam": "LFI-CAM", "centre": "centre (control)"}
+METHOD_COLOURS = {
+    "plain": "#000000",
+    "abn": "#E69F00",
+    "lfi-cam": "#0072B2",
+    "l-cam-fm": "#56B4E9",
+    "l-cam-img": "#009E73",
+    "tame": "#D55E00",
+    "t-tame": "#CC79A7",
+    "centre": "#999999",
+}
+METHOD_TITLES = {
+    "plain": "plain + CAM",
+    "abn": "ABN",
+    "lfi-cam": "LFI-CAM",
+    "l-cam-fm": "L-CAM-Fm",
+    "l-cam-img": "L-CAM-Img",
+    "l-cam-fm-ce": "L-CAM-Fm*",  # as the papers star the rows trained by cross-entropy alone
+    "l-cam-img-ce": "L-CAM-Img*",
+    "tame": "TAME",
+    "t-tame": "T-TAME",
+    "centre": "centre (control)",
+}
+OTHER = "#555555"  # colour of what has none of its own
 MAP_COLOURS = "magma"
 
 STYLE = {
@@ -151,11 +172,13 @@ def feature_importance(pixels, grey, features, masked, weights, attention, top=6
 @styled
 def interval_dots(panels):
     """Values with intervals, one panel per quantity. panels: {axis label: {method: (value, low, high)}}."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 1.9), squeeze=False)
+    most = max(map(len, panels.values()))
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.2 + 1.9 * len(panels), 0.9 + 0.27 * most), squeeze=False)
     for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
         for y, (method, (value, low, high)) in enumerate(rows.items()):
-            axis.plot([low, high], [y, y], color=METHOD_COLOURS[method], linewidth=1.6)
-            axis.plot(value, y, "o", color=METHOD_COLOURS[method], markersize=5)
+            colour = METHOD_COLOURS.get(method, OTHER)
+            axis.plot([low, high], [y, y], color=colour, linewidth=1.6)
+            axis.plot(value, y, "o", color=colour, markersize=5)
             axis.annotate(
                 f"{value:.3g}",
                 (value, y),
@@ -164,7 +187,7 @@ def interval_dots(panels):
                 ha="center",
                 fontsize=7.5,
             )
-        axis.set_yticks(range(len(rows)), [METHOD_TITLES[m] for m in rows])
+        axis.set_yticks(range(len(rows)), [METHOD_TITLES.get(m, m) for m in rows])
         axis.set(xlabel=label, ylim=(len(rows) - 0.4, -0.7))
     return figure
 

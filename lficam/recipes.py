@@ -83,6 +83,12 @@ def one_cycle(peak, step, total, rise=0.3):
     return tuple(b + (a - b) * mix for a, b in zip(start, end, strict=True))
 
 
+def explainer_recipe(**changes):
+    """A `Recipe` for explainers to start from, TAME's: one cycle, Nesterov, doubled rate and no decay of biases."""
+    tame = {"epochs": 8, "batch_size": 32, "lr": 1e-3, "milestones": (), "weight_decay": 5e-4, "schedule": "one-cycle"}
+    return Recipe(**tame | {"nesterov": True, "bias_lr": 2.0, "bias_decay": False} | changes)
+
+
 def authors_recipe(method, dataset, backbone, **changes):
     """The authors' `Recipe`, with `changes` to it (seed=2).
 

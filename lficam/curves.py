@@ -1,11 +1,11 @@
-"""Figures of how an explainer is trained: terms of the loss, learning-rate range test; and of scenes with two objects."""
+"""Figures of how an explainer is trained (terms of the loss, learning rates), and of scenes with two objects."""
 
 import math
 
 import numpy as np
 from matplotlib import pyplot as plt
 
-from .figures import METHOD_COLOURS, METHOD_TITLES, OTHER, overlay, styled
+from .style import METHOD_COLOURS, METHOD_TITLES, OTHER, overlay, styled
 
 TERMS = {"cross_entropy": "cross-entropy", "area": "area", "variation": "variation"}
 
@@ -64,8 +64,8 @@ def lr_curve(ranges):
 def scenes(pixels, maps, names, share):
     """Scenes of two objects, and the map of each of the two classes.
 
-    pixels (N, 3, H, W) in [0, 1]; maps (N, 2, H, W) in [0, 1]; names [(left, right)] classes; share (N, 2) of the map's mass
-    in the half of its class.
+    pixels (N, 3, H, W) in [0, 1]; maps (N, 2, H, W) in [0, 1]; names [(left, right)] classes; share (N, 2) of the
+    map's mass in the half of its class.
     """
     rows = len(pixels)
     figure, axes = plt.subplots(rows, 3, figsize=(6.6, 1.22 * rows), squeeze=False)

@@ -1,60 +1,11 @@
-"""Every figure, from results and maps. Colours are Okabe and Ito's, for the colour-blind too; maps are in magma."""
+"""Figures of classifiers: training, maps, accuracy, stability. All are drawn in the style of style.py."""
 
 import itertools
 
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-METHOD_COLOURS = {
-    "plain": "#000000",
-    "abn": "#E69F00",
-    "lfi-cam": "#0072B2",
-    "l-cam-fm": "#56B4E9",
-    "l-cam-img": "#009E73",
-    "tame": "#D55E00",
-    "t-tame": "#CC79A7",
-    "centre": "#999999",
-}
-METHOD_TITLES = {
-    "plain": "plain + CAM",
-    "abn": "ABN",
-    "lfi-cam": "LFI-CAM",
-    "l-cam-fm": "L-CAM-Fm",
-    "l-cam-img": "L-CAM-Img",
-    "l-cam-fm-ce": "L-CAM-Fm*",  # as the papers star the rows trained by cross-entropy alone
-    "l-cam-img-ce": "L-CAM-Img*",
-    "tame": "TAME",
-    "t-tame": "T-TAME",
-    "centre": "centre (control)",
-}
-OTHER = "#555555"  # colour of what has none of its own
-MAP_COLOURS = "magma"
-
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-}
-
-
-def styled(draw):
-    """Draw in the project's style and leave matplotlib's settings as they were."""
-
-    def wrapper(*args, **options):
-        with matplotlib.rc_context(STYLE):
-            figure = draw(*args, **options)
-        plt.close(figure)  # shown by being returned, not twice by the notebook's inline backend
-        return figure
-
-    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
-    return wrapper
+from .style import MAP_COLOURS, METHOD_COLOURS, METHOD_TITLES, OTHER, overlay, styled
 
 
 @styled
@@ -124,12 +75,6 @@ def map_grid(pixels, maps, titles=None, masks=None):
             axis.set_title("\n".join(filter(None, (head, text))), fontsize=7.5, pad=2)
             axis.axis("off")
     return figure
-
-
-def overlay(axis, image, values, opacity=0.65):
-    """A map (H, W) in [0, 1] in colour over the grey image (H, W, 3)."""
-    axis.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1)
-    axis.imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="bilinear")
 
 
 @styled

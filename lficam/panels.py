@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from .figures import MAP_COLOURS, overlay, styled
 from .maps import minmax
+from .style import MAP_COLOURS, overlay, styled
 from .workspace import atomic
 
 

@@ -131,6 +131,14 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
     return Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
 
 
+def classifier_of(backbone, recipe, pretrained=False, **options):
+    """What the `Job` of an explainer takes as backbone: a plain classifier's checkpoint, trained first if it is missing.
+
+    pretrained: take the name itself, of a network with weights (`classifiers.find`). options: fields of `Job`.
+    """
+    return backbone if pretrained else str(train(Job("plain", backbone, recipe=recipe, **options)).folder / "best.pt")
+
+
 def relabelled(model, images, workers=0):
     """The images with the labels that an explainer is trained on: what its classifier says, or the truth.
 

@@ -12,8 +12,11 @@ import difflib
 import math
 
 import torch
+from torch import nn
 
 from .errors import InputError
+
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Layer:
     """A layer whose output has places. kind: "maps" (B, C, h, w), "channels-last" (B, h, w, C) or "tokens" (B, N, C).
 
     extra: tokens before the grid, of which the first is the class token. reused: whether a later layer writes into
-    the output, so that it has to be copied. calls: how often the layer is called in one pass.
+    the output, so that it has to be copied. calls: how often the layer is called in one pass. pools: a pooling layer.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Layer:
     extra: int = 0
     reused: bool = False
     calls: int = 1
+    pools: bool = False
 
     def maps(self, output, multiply=False):
         """The layer's output as feature maps (B, C, h, w); multiply: tokens times their class token (T-TAME)."""
@@ -109,10 +113,11 @@ def spatial_layers(network, images):
 
         return hook
 
+    modules = dict(network.named_modules())
     handles = [
         module.register_forward_hook(keep(name))
-        for name, module in network.named_modules()
-        if name and not isinstance(module, torch.nn.Identity)
+        for name, module in modules.items()
+        if name and not isinstance(module, nn.Identity)
     ]
     try:
         logits = run(network, images)
@@ -122,7 +127,8 @@ def spatial_layers(network, images):
     layers = []
     for name, (output, version) in outputs.items():
         if len(output) == len(images) and (shape := _places(output)):
-            layers.append(Layer(name, *shape, reused=output._version != version, calls=calls[name]))
+            pools = isinstance(modules[name], POOLING)
+            layers.append(Layer(name, *shape, reused=output._version != version, calls=calls[name], pools=pools))
     return layers, logits
 
 
@@ -181,7 +187,7 @@ def suggest(layers, count):
     last = {}
     for layer in once:
         size = layer.height, layer.width
-        if layer.name != "avgpool" and (size not in last or _depth(layer) <= _depth(last[size])):
+        if not layer.pools and (size not in last or _depth(layer) <= _depth(last[size])):
             last[size] = layer
     return sorted(last.values(), key=layers.index)[-count:]
 

@@ -97,6 +97,16 @@ def published_iou(folder=None):
     return tuple(table.assign(method=table.method.str.lower(), source=source) for table in (per_model, mean))
 
 
+def published_faithfulness(folder=None):
+    """AD, IC and #FW of L-CAM, TAME and T-TAME on ImageNet, as far as they are known: data/papers/ad_ic.csv.
+
+    Columns dataset, classifier, explainer, measure ("AD 100" ... "IC 15"), published, source.
+    """
+    table = pd.read_csv(Path(folder or workspace.root() / "data" / "papers") / "ad_ic.csv")
+    table = table.melt(["source", "dataset", "classifier", "explainer"], var_name="measure", value_name="published")
+    return table.assign(published=table.published.astype(float))
+
+
 def beside_published(reproduced, published, keys):
     """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
 

@@ -111,18 +111,20 @@ def wide(rows, digits=None):
 
 
 @torch.inference_mode()
-def side_by_side(explainer, images, count=200, batch_size=50):
+def side_by_side(explainer, images, count=200, batch_size=50, right=True):
     """Scenes of two images of different classes side by side, each explained for both classes.
 
-    Image i stands left of image i + 1 of the data set, where their classes differ and both are predicted right alone.
+    Image i stands left of image i + 1 of the data set where their classes differ; right: and both, alone, are predicted
+    right.
     Returns (scenes (N, 3, S, 2S), classes (N, 2), maps (N, 2, S, 2S) in [0, 1], share (N, 2) of each map's mass that
     lies in the half of its class; 0.5 is chance). Raises `InputError` when no scene is found.
     """
     classifier = explainer.classifier.eval()
     device, indices = classifier.normalise.mean.device, range(min(len(images), 2 * count + 1))
     pixels, labels = images.pixels(indices).to(device), images.labels[: len(indices)].to(device)
-    right = torch.cat([classifier(part).argmax(1) for part in pixels.split(batch_size)]) == labels
-    at = torch.nonzero(right[:-1] & right[1:] & (labels[:-1] != labels[1:]))[:count, 0]
+    fit = torch.cat([classifier(part).argmax(1) for part in pixels.split(batch_size)]) == labels
+    fit = fit if right else torch.ones_like(fit)
+    at = torch.nonzero(fit[:-1] & fit[1:] & (labels[:-1] != labels[1:]))[:count, 0]
     if not len(at):
         raise InputError(
             f"{images.name}: no two neighbours of different classes are predicted right: take more images."

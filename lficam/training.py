@@ -132,7 +132,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
 
 
 def classifier_of(backbone, recipe, pretrained=False, **options):
-    """What the `Job` of an explainer takes as backbone: a plain classifier's checkpoint, trained first if it is missing.
+    """What an explainer's `Job` takes as backbone: a plain classifier's checkpoint, trained first if it is missing.
 
     pretrained: take the name itself, of a network with weights (`classifiers.find`). options: fields of `Job`.
     """

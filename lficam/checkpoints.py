@@ -146,7 +146,8 @@ def attached(card, path, classifier=None):
     if classifier is None and not (own.get("weights") or Path(name).suffix):
         raise InputError(f"{path} explains a {name} of your own: give it as classifier=.")
     weights = own.get("weights") or "papers"
-    model = attach(classifier or name, card["method"], card["layers"], weights=weights, **card["options"])
+    images = {key: own[key] for key in ("mean", "std", "size") if key in own}
+    model = attach(classifier or name, card["method"], card["layers"], weights=weights, **images, **card["options"])
     if model.classifier.digest != own["sha256"]:
         raise InputError(
             f"{path} was trained on another {name} than this one (its weights differ): an attention mechanism explains "

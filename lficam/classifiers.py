@@ -18,7 +18,7 @@ from torchvision import models
 from . import attention, checkpoints, features
 from .errors import InputError, choose
 from .parts import Normalise
-from .torchvision_backbones import IMAGENET_STATISTICS, load
+from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
 
 
 class Frozen(nn.Module):
@@ -117,7 +117,7 @@ def find(what, weights="papers", **options):
         return _timm(what, weights, options)
     choose("classifier", what, dict.fromkeys(models.list_models(module=models)))
     known = models.get_model_weights(what)
-    card = {"classifier": what, "weights": weights}
+    card = {"classifier": what, "weights": str(weights)}
     path = Path(str(weights)).expanduser()
     if path.suffix or path.is_file():
         network = _with_file(what, path)
@@ -146,20 +146,21 @@ def _categories(known):
 
 def _with_file(name, path):
     """torchvision's network with the weights of a file; its number of classes is what the file's last layer has."""
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
-        state = safetensors.torch.load_file(path)
-    else:
-        state = checkpoints.read_state(path)
+    if not path.is_file():
+        raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
+    try:
+        state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else checkpoints.read_state(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is refused: it is damaged, or no file of safetensors ({error}).") from error
     state = {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()
     }
     network = load(name, 1000)
-    last = [key for key, value in network.state_dict().items() if value.ndim][-1]  # the file may have another order
-    classes = len(state[last]) if last in state and state[last].ndim else 1000
-    network = network if classes == 1000 else load(name, max(classes, 2))
+    last = [name for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    classes = len(state.get(f"{last}.weight", range(1000)))  # files need not be in the order of the layers
+    if classes != 1000:
+        replace_last_layer(network, classes)
     network.card = {"method": "the classifier", "backbone": name, "num_classes": classes}
     checkpoints.load_state(network, state, path)
     return network

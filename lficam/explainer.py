@@ -97,11 +97,13 @@ class Explainer(nn.Module):
     def card(self):
         """What rebuilds the explainer, with a hash of the classifier's weights."""
         options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
+        classifier = self.classifier
+        scale = {name: getattr(classifier.normalise, name).flatten().tolist() for name in ("mean", "std")}
         return {
             "method": self.settings.method,
-            "backbone": self.classifier.card["classifier"],
-            "num_classes": self.classifier.num_classes,
-            "classifier": self.classifier.card | {"sha256": self.classifier.digest},
+            "backbone": classifier.card["classifier"],
+            "num_classes": classifier.num_classes,
+            "classifier": classifier.card | scale | {"size": classifier.size, "sha256": classifier.digest},
             "layers": [layer.name for layer in self.layers],
             "options": options,
         }
@@ -130,11 +132,14 @@ class Explainer(nn.Module):
 
     def features(self, pixels, stop=True):
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
+        return self._tap(self._normalised(pixels), stop=stop)
+
+    def _normalised(self, pixels):
         if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
             raise InputError(
                 f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
             )
-        return self._tap(self.classifier.normalise(pixels), stop=stop)
+        return self.classifier.normalise(pixels)
 
     def _tap(self, images, **options):
         multiply = self.settings.class_token == "multiply"
@@ -142,51 +147,56 @@ class Explainer(nn.Module):
 
     def check_classes(self, classes, count=None):
         """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
-        classes = torch.as_tensor(classes, device=self.mechanism.fuse.bias.device)
+        last, given = self.classifier.num_classes - 1, classes
+        try:
+            classes = torch.as_tensor(classes, device=self.mechanism.fuse.bias.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
         if count is not None:
             classes = classes.expand(count) if classes.ndim == 0 else classes
             if classes.shape != (count,):
                 raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
-        last = self.classifier.num_classes - 1
-        if classes.is_floating_point() or not ((classes >= 0) & (classes <= last)).all():
+        whole = not classes.is_floating_point() and classes.dtype != torch.bool
+        if not whole or not ((classes >= 0) & (classes <= last)).all():
             raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
-        return classes
+        return classes.long()
 
     def loss(self, pixels, labels):
         """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
 
         pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
         """
-        options, images = self.settings, self.classifier.normalise(pixels)
+        options, images = self.settings, self._normalised(pixels)
         if options.masked == "features":
             labels = self.classifier(pixels).argmax(1) if options.labels == "batch" else labels
             kept = []
 
             def mask(features):
-                kept[:] = features, *self._masks(features, labels)
+                kept[:] = self._masks(features, labels)
                 return features[-1] * upsample(kept[2], features[-1].shape[2:])[:, None]
 
             _, logits = self._tap(images, change=mask)
-            features, masks, _ = kept
+            branches, masks, _ = kept
         else:
             features, clean = self._tap(images, stop=options.labels != "batch")
             labels = labels if clean is None else clean.argmax(1)
-            masks, own = self._masks(features, labels)
+            branches, masks, own = self._masks(features, labels)
             own = upsample(own, pixels.shape[2:])[:, None]
             masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
             logits = run(self.classifier.network, masked)
         if options.masks == "top":
-            masks = torch.sigmoid(self.mechanism(features, logits.topk(min(logits.shape)).indices))
+            masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(min(logits.shape)).indices))
         weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
         return losses.explanation_loss(logits, labels, masks, **weights), correct(logits.detach(), labels)
 
     def _masks(self, features, labels):
-        """Sigmoid maps for the loss (B, L, h, w), and of each image's own label (B, h, w)."""
+        """The mechanism's branches, sigmoid maps for the loss (B, L, h, w), of each image's own label (B, h, w)."""
+        branches = self.mechanism.branches(features)
         if self.settings.masks == "batch":
-            masks = torch.sigmoid(self.mechanism(features, labels))  # (B, B, h, w)
-            return masks, masks.diagonal(0, 0, 1).movedim(-1, 0)
-        masks = torch.sigmoid(self.mechanism(features, labels[:, None]))
-        return masks, masks[:, 0]
+            masks = torch.sigmoid(self.mechanism.fused(branches, labels))  # (B, B, h, w)
+            return branches, masks, masks.diagonal(0, 0, 1).movedim(-1, 0)
+        masks = torch.sigmoid(self.mechanism.fused(branches, labels[:, None]))
+        return branches, masks, masks[:, 0]
 
 
 _CE = {"cross_entropy": 1.0, "area": 0.0, "variation": 0.0}
@@ -229,13 +239,7 @@ def attach(
         classifier = (
             classifiers.freeze(classifier, **found) if is_module else classifiers.find(classifier, weights, **found)
         )
-    chosen = (
-        choose_layers(classifier.layers, layers) if layers else suggest(classifier.layers, 3 if settings.branch else 1)
-    )
-    if not settings.branch and len(chosen) != 1:
-        raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
-    if settings.masked == "features" and chosen[-1].kind == "tokens":
-        raise InputError(f"{method} masks feature maps, but {chosen[-1].name} gives tokens: use l-cam-img or t-tame.")
+    chosen = _layers(classifier, layers, settings)
     channels = [layer.channels for layer in chosen]
     mechanism = (
         TAME(channels, classifier.num_classes, settings.branch)
@@ -244,3 +248,20 @@ def attach(
     )
     device = classifier.normalise.mean.device
     return Explainer(classifier, mechanism.to(device), chosen, settings)
+
+
+def _layers(classifier, names, settings):
+    """The layers to explain by, those of these names or the suggested ones; `InputError` where they do not fit."""
+    if not any(layer.calls == 1 for layer in classifier.layers):
+        raise InputError(
+            f"{type(classifier.network).__name__} has no layers whose feature maps could explain it: "
+            "it needs one with places, called once in a pass."
+        )
+    count = 3 if settings.branch else 1
+    chosen = choose_layers(classifier.layers, names) if names else suggest(classifier.layers, count)
+    if not settings.branch and len(chosen) != 1:
+        raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
+    if settings.masked == "features" and chosen[-1].kind == "tokens":
+        name, last = settings.method, chosen[-1].name
+        raise InputError(f"{name} masks feature maps, but {last} gives tokens: use l-cam-img or t-tame.")
+    return chosen

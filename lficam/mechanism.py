@@ -29,9 +29,17 @@ class LCAM(nn.Module):
         (channels,) = channels
         self.fuse = nn.Conv2d(channels, num_classes, 1)
 
+    def branches(self, features):
+        """What `fused` takes of feature maps [(B, C, h, w)]: themselves."""
+        return features
+
+    def fused(self, branches, classes):
+        """The class maps of `forward`."""
+        return class_maps(self.fuse.weight, branches[0], classes) + self.fuse.bias[classes][..., None, None]
+
     def forward(self, features, classes):
         """Feature maps [(B, C, h, w)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
-        return class_maps(self.fuse.weight, features[0], classes) + self.fuse.bias[classes][..., None, None]
+        return self.fused(self.branches(features), classes)
 
 
 class TAME(nn.Module):
@@ -58,13 +66,23 @@ class TAME(nn.Module):
         self.skip = branch in ("tame", "sigmoid")
         self.activation = torch.sigmoid if branch == "sigmoid" else F.relu
 
-    def forward(self, features, classes):
-        """Feature maps [(B, C_i, h_i, w_i)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
-        size = [min(side, 56) for side in features[0].shape[2:]]
+    def branches(self, features):
+        """Feature maps [(B, C_i, h_i, w_i)] -> Z_i of the same resolutions."""
+        found = []
+        for maps, conv, norm in zip(features, self.convs, self.norms, strict=True):
+            z = norm(conv(maps))
+            found.append(self.activation(z + maps if self.skip else z))
+        return found
+
+    def fused(self, branches, classes):
+        """The class maps of `forward`, of all Z_i."""
+        size = [min(side, 56) for side in branches[0].shape[2:]]
         weights = self.fuse.weight.split([conv.out_channels for conv in self.convs], dim=1)
         total = self.fuse.bias[classes][..., None, None]
-        for maps, conv, norm, weight in zip(features, self.convs, self.norms, weights, strict=True):
-            z = norm(conv(maps))
-            z = self.activation(z + maps if self.skip else z)
+        for z, weight in zip(branches, weights, strict=True):
             total = total + F.interpolate(class_maps(weight, z, classes), size, mode="bilinear", align_corners=False)
         return total
+
+    def forward(self, features, classes):
+        """Feature maps [(B, C_i, h_i, w_i)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
+        return self.fused(self.branches(features), classes)

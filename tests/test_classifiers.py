@@ -1,0 +1,347 @@
+"""Frozen classifiers by module, name and file, what is refused, and which classifier a checkpoint belongs to."""
+
+import sys
+import types
+import urllib.error
+from collections import namedtuple
+
+import pytest
+import safetensors.torch
+import torch
+from networks import Small, small, small_vit
+from torch import nn
+from torchvision import models
+
+import lficam
+from lficam import checkpoints
+from lficam.classifiers import Frozen, find, freeze, native_size
+
+
+class Returns(nn.Module):
+    """A network that returns what a function makes of its logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.network, self.change = Small(), change
+
+    def forward(self, x):
+        return self.change(self.network(x))
+
+
+def same_outputs(a, b, size=32):
+    pixels = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        return torch.equal(a(pixels), b(pixels))
+
+
+# Modules
+
+
+def test_a_module_is_frozen_in_place():
+    network = small().train()
+    frozen = freeze(network, mean=0.5, std=0.25, size=32, classes=("a", "b", "c", "d", "e"))
+    assert frozen.network is network
+    assert not network.training
+    assert not any(p.requires_grad for p in frozen.parameters())
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(frozen(pixels), network((pixels - 0.5) / 0.25))
+    assert (frozen.num_classes, frozen.size, frozen.describe(1)) == (5, 32, "b")
+    assert freeze(frozen) is frozen
+
+
+def test_without_names_a_class_is_its_number():
+    assert freeze(small(), size=32).describe(3) == "3"
+    assert freeze(small(), size=32, classes=("of", "others")).classes is None
+
+
+def test_normalisation_by_default():
+    frozen = freeze(small(), size=32)
+    assert frozen.normalise.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    ours = lficam.create("plain", "resnet-8", 3, mean=0.3, std=0.7)
+    frozen = freeze(ours)
+    assert frozen.normalise.mean.flatten().tolist() == pytest.approx([0.3] * 3)
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(frozen(pixels), ours(pixels).logits)  # normalised once
+
+
+def test_objects_with_logits_are_classifiers():
+    frozen = freeze(Returns(lambda logits: namedtuple("Output", "logits")(logits)), size=32)
+    assert frozen.num_classes == 5
+    assert frozen(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("build", "size"),
+    [
+        (lambda: lficam.create("plain", "resnet-20", 2), 32),
+        (lambda: lficam.create("abn", "densenet-bc-22-12", 2), 32),
+        (lambda: lficam.create("plain", "se-resnet-18", 2), 224),
+        (lambda: lficam.create("plain", "lfi-resnet18", 2), 224),
+        (lambda: lficam.create("plain", "squeezenet1_1", 2), 224),
+        (small_vit, 32),
+        (Small, 224),
+    ],
+)
+def test_the_size_that_a_network_is_made_for(build, size):
+    assert native_size(build()) == size
+
+
+def test_the_digest_is_of_the_weights():
+    a, b = freeze(small(), size=32), freeze(small(), size=32)
+    assert len(a.digest) == 64
+    b.network.first[1].num_batches_tracked += 7  # which no output depends on
+    assert a.digest == b.digest
+    with torch.no_grad():
+        b.network.first[1].running_mean[0] += 1e-3
+    del b.digest  # it is computed once
+    assert a.digest != b.digest
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "sentence"),
+    [
+        (lambda: "resnet", {}, "classifier: expected an nn.Module or a name, got str"),
+        (lambda: Returns(lambda x: (x, x)), {}, r"Returns returns tuple: a classifier has to return logits \(B, K\)"),
+        (lambda: Returns(lambda x: x[:, :1]), {}, r"Returns returns \(1, 1\): .* of K >= 2 classes"),
+        (lambda: Returns(lambda x: x[0]), {}, r"Returns returns \(5,\): a classifier has to return logits"),
+        (lambda: Returns(lambda x: {"out": x}), {}, "Returns returns dict: a classifier has to return logits"),
+        (
+            small_vit,
+            {"size": 64},
+            r"VisionTransformer cannot classify an image of 64 x 64 \(Wrong image height!.* size=",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(3, 2)),
+            {},
+            r"Sequential cannot classify an image of 32 x 32 \(",
+        ),
+        (small, {"mean": (0.5, 0.5)}, r"mean: expected one number or three \(R, G, B\)"),
+        (small, {"std": 0}, "std above 0"),
+    ],
+)
+def test_modules_that_are_no_classifiers_of_such_images_are_one_sentence(build, options, sentence):
+    with pytest.raises(lficam.InputError, match=sentence) as error:
+        freeze(build(), **{"size": 32} | options)
+    assert "\n" not in str(error.value)
+
+
+# Names
+
+
+def test_torchvision_by_name():
+    torch.manual_seed(0)
+    frozen = find("squeezenet1_1", weights="random", size=64)
+    assert isinstance(frozen, Frozen)
+    assert frozen.card == {"classifier": "squeezenet1_1", "weights": "random"}
+    assert frozen.num_classes == 1000
+    assert frozen.describe(0) == "tench"
+    assert find(frozen.network, size=64).network is frozen.network
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No connection, and nothing downloaded before."""
+
+    def refuse(url, *_, **__):
+        raise urllib.error.URLError(f"no route to {url.split('/')[2]}")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("weights", "file"),
+    [("papers", "resnet50-0676ba61.pth"), ("IMAGENET1K_V2", "resnet50-11ad3fa6.pth"), ("DEFAULT", "resnet50-11ad3fa6")],
+)
+def test_a_download_that_fails_names_the_file_to_put_where(offline, weights, file):
+    with pytest.raises(lficam.InputError, match=r"Cannot download the weights .* of resnet50 \(.*no route to") as error:
+        find("resnet50", weights)
+    assert f"or put {file}" in str(error.value)
+    assert str(error.value).endswith(f"into {offline}/hub/checkpoints.")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "sentence"),
+    [
+        ("resnet5", "random", "Unknown classifier 'resnet5': did you mean 'resnet50'"),
+        ("resnet50", "IMAGENET1K_V3", "Unknown weights of resnet50 'IMAGENET1K_V3': did you mean 'IMAGENET1K_V"),
+        ("resnet50", "none.pth", "No file of weights none.pth: give the path of a state dict, .pth or .safetensors"),
+        ("resnet50", "none.safetensors", "No file of weights none.safetensors"),
+        ("runs/none/best.pt", "papers", "No checkpoint runs/none/best.pt"),
+    ],
+)
+def test_unknown_names_are_one_sentence(name, weights, sentence):
+    with pytest.raises(lficam.InputError, match=sentence) as error:
+        find(name, weights)
+    assert "\n" not in str(error.value)
+
+
+# Weights of a file
+
+
+def write(state, path):
+    state = {name: value.contiguous() for name, value in state.items()}
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["mine.pth", "mine.safetensors"])
+@pytest.mark.parametrize(("name", "prefix"), [("resnet18", "module."), ("mobilenet_v3_small", "")])
+def test_weights_of_a_file(tmp_path, name, prefix, file):
+    torch.manual_seed(0)
+    network = models.get_model(name, weights=None, num_classes=7).eval()
+    path = write({prefix + key: value for key, value in network.state_dict().items()}, tmp_path / file)
+    frozen = find(name, path, size=64, mean=0, std=1)
+    assert frozen.num_classes == 7
+    assert frozen.classes is None  # ImageNet's names do not fit
+    assert same_outputs(frozen, network, 64)
+    assert frozen.card == {"classifier": name, "weights": str(path)}
+
+
+@pytest.mark.parametrize("file", ["mine.pth", "mine.safetensors"])
+def test_weights_of_another_network_are_one_sentence(tmp_path, file):
+    path = write(models.resnet18(num_classes=7).state_dict(), tmp_path / file)
+    sentence = (
+        rf"Cannot load .*{file} into the classifier squeezenet1_1 with 1000 classes: 52 missing \(features.0.weight"
+    )
+    with pytest.raises(lficam.InputError, match=sentence) as error:
+        find("squeezenet1_1", path)
+    assert "122 unknown (" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["mine.pth", "mine.safetensors"])
+def test_damaged_files_are_one_sentence(tmp_path, file):
+    (tmp_path / file).write_bytes(b"PK\x03\x04 cut short, but longer than a header has to be")
+    with pytest.raises(lficam.InputError, match=f"{file} is refused: it is damaged, or"):
+        find("squeezenet1_1", tmp_path / file)
+
+
+# timm
+
+
+def test_without_timm_its_models_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(lficam.InputError, match="timm/vit_small needs timm, which is not installed: pip install timm"):
+        find("timm/vit_small")
+
+
+def test_models_of_timm(monkeypatch):
+    """What is asked of timm, and that its own normalisation and size are taken."""
+    asked = []
+
+    def create_model(name, pretrained):
+        asked.append((name, pretrained))
+        if pretrained:
+            raise urllib.error.URLError("no route to hub")
+        network = small()
+        network.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 48, 48)}
+        return network
+
+    timm = types.SimpleNamespace(is_model=lambda name: name == "tiny", create_model=create_model)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    frozen = find("timm/tiny", weights="random")
+    assert (frozen.size, frozen.num_classes) == (48, 5)
+    assert frozen.normalise.std.flatten().tolist() == [0.25] * 3
+    assert frozen.card == {"classifier": "timm/tiny", "weights": "random"}
+    with pytest.raises(
+        lficam.InputError, match=r"Cannot get the weights of timm/tiny \(.*no route to hub.*\): check the"
+    ):
+        find("timm/tiny")
+    assert asked == [("tiny", False), ("tiny", True)]
+    with pytest.raises(lficam.InputError, match="timm knows no model 'huge'"):
+        find("timm/huge")
+
+
+def test_a_real_model_of_timm():
+    pytest.importorskip("timm", reason="timm is optional")
+    torch.manual_seed(0)
+    explainer = lficam.attach("timm/vit_tiny_patch16_224", "t-tame", weights="random")
+    assert [layer.name for layer in explainer.layers] == ["blocks.9.norm1", "blocks.10.norm1", "blocks.11.norm1"]
+    assert explainer(torch.rand(1, 3, 224, 224)).shape == (1, 14, 14)
+
+
+# Checkpoints
+
+
+def saved(explainer, path):
+    checkpoints.save(path, {"card": explainer.card, "model": explainer.state_dict()})
+    return path
+
+
+@pytest.fixture
+def classifier_file(tmp_path):
+    torch.manual_seed(0)
+    model = lficam.create("plain", "resnet-8", 3, mean=0.4, std=0.2)
+    path = tmp_path / "classifier" / "best.pt"
+    checkpoints.save(path, {"card": model.card, "model": model.state_dict(), "settings": {"classes": list("abc")}})
+    return path
+
+
+def test_a_checkpoint_is_a_classifier(classifier_file):
+    frozen = find(classifier_file)
+    assert frozen.card == {"classifier": str(classifier_file)}
+    assert frozen.classes == ("a", "b", "c")
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(frozen(pixels), checkpoints.load(classifier_file)(pixels).logits)
+
+
+@pytest.mark.parametrize("method", ["l-cam-fm", "tame-no-skip", "t-tame"])
+def test_an_explainer_finds_the_classifier_of_its_card(classifier_file, tmp_path, method):
+    explainer = lficam.attach(classifier_file, method, ["backbone.stages.2"], masks="own", area=0.5)
+    again = checkpoints.load(saved(explainer, tmp_path / "last.pt"))
+    assert again.card == explainer.card
+    assert again.settings == explainer.settings
+    assert again.layers == explainer.layers
+    assert not again.training
+    assert same_outputs(again, explainer)
+
+
+def test_an_explainer_of_torchvisions_network_by_a_file_of_weights(tmp_path):
+    torch.manual_seed(0)
+    weights = write(models.squeezenet1_1(num_classes=4).state_dict(), tmp_path / "mine.pth")
+    explainer = lficam.attach("squeezenet1_1", "l-cam-img", weights=weights, size=64)
+    assert same_outputs(checkpoints.load(saved(explainer, tmp_path / "last.pt")), explainer, 64)
+
+
+def test_another_classifiers_weights_are_refused(classifier_file, tmp_path):
+    path = saved(lficam.attach(classifier_file, "tame"), tmp_path / "last.pt")
+    model = lficam.create("plain", "resnet-8", 3, mean=0.4, std=0.2)
+    checkpoints.save(classifier_file, {"card": model.card, "model": model.state_dict()})  # trained anew
+    with pytest.raises(
+        lficam.InputError, match=r"last.pt was trained on another .*best.pt than this one \(its weights"
+    ):
+        checkpoints.load(path)
+
+
+def test_an_explainer_of_an_own_module(tmp_path):
+    """The card knows its size and normalisation, not the module."""
+    explainer = lficam.attach(small_vit(), "t-tame", mean=0.1, std=0.7)
+    path = saved(explainer, tmp_path / "last.pt")
+    with pytest.raises(
+        lficam.InputError, match=r"last.pt explains a VisionTransformer of your own: give it as classifier="
+    ):
+        checkpoints.load(path)
+    assert same_outputs(checkpoints.load(path, classifier=small_vit()), explainer)
+    other = small_vit()
+    nn.init.zeros_(other.heads.head.weight)
+    with pytest.raises(lficam.InputError, match="was trained on another VisionTransformer than this one"):
+        checkpoints.load(path, classifier=other)
+    explainer = lficam.attach(small(), "tame", size=48, mean=0, std=1)
+    again = checkpoints.load(saved(explainer, path), classifier=small())
+    assert again.classifier.size == 48
+    assert same_outputs(again, explainer)
+
+
+def test_weights_of_another_explainer_are_refused(classifier_file, tmp_path):
+    explainer = lficam.attach(classifier_file, "tame")
+    path = tmp_path / "last.pt"
+    checkpoints.save(path, {"card": explainer.card, "model": lficam.attach(classifier_file, "l-cam-fm").state_dict()})
+    with pytest.raises(
+        lficam.InputError, match=r"Cannot load .*last.pt into tame .*best.pt with 3 classes: .* missing"
+    ):
+        checkpoints.load(path)

@@ -1,0 +1,602 @@
+"""L-CAM, TAME and T-TAME on complete classifiers: golden outputs of the authors' code, and what stays frozen."""
+
+import pytest
+import torch
+from networks import (
+    TinyNet,
+    TinyVGG,
+    golden_images,
+    golden_outputs,
+    small,
+    small_swin,
+    small_vit,
+    watch,
+    watch_method,
+)
+from torch import nn
+from torchvision import models
+
+import lficam
+from lficam.authors import explainer_state
+from lficam.explainer import METHODS, Settings
+from lficam.losses import mask_area, mask_variation
+from lficam.maps import finish, minmax, upsample
+
+
+def close(found, expected, atol=1e-4):
+    torch.testing.assert_close(found, torch.as_tensor(expected).to(found.dtype), rtol=0, atol=atol)
+
+
+def near(found, expected, share):
+    """Equal up to a share of the largest of the expected numbers; a bias before a batch norm has none but noise."""
+    close(found, expected, atol=share * expected.abs().max().item() + 1e-6)
+
+
+# The authors' code: L-CAM
+
+LCAM_MODELS = {
+    "Fm": ("l-cam-fm", "features.29"),
+    "Img": ("l-cam-img", "features.29"),
+    "FmA": ("l-cam-fm-ce", "features.29"),
+    "ImgA": ("l-cam-img-ce", "features.29"),
+    "7x7_Img": ("l-cam-img", "features.30"),
+}
+
+
+def l_cam(name):
+    """An explainer with the weights of the golden file, and the outputs to compare with."""
+    reference = golden_outputs("lcam_tinyvgg")
+    network = TinyVGG()
+    network.load_state_dict(reference["backbone_state"])
+    method, layer = LCAM_MODELS[name]
+    explainer = lficam.attach(network, method, [layer])
+    lficam.load_authors(explainer, reference["attn_state"])
+    return explainer, reference
+
+
+@pytest.mark.parametrize("name", LCAM_MODELS)
+def test_training_steps_of_l_cam(name):
+    explainer, reference = l_cam(name)
+    expected, labels = reference["models"][name], reference["labels"]
+    full = {**reference["models"]["Fm"], **expected} if name != "7x7_Img" else expected  # the same maps in four models
+    explainer.train()
+    fuse = explainer.mechanism.fuse
+    with (
+        watch(explainer.classifier.network.classifier[6]) as logits,
+        watch_method(explainer.mechanism, "fused") as calls,
+    ):
+        terms, still = explainer.loss(golden_images(), labels)
+    maps = calls[0][1].detach()
+    close(logits[-1][:, ::10], expected["train_logits"])
+    assert torch.equal(still, logits[-1].argmax(1) == labels)
+    close(maps.diagonal().movedim(-1, 0), full["c_labels"])
+    close(maps.sigmoid(), full["masks"])  # (4, 4, h, w): of every image the maps of all labels of the batch
+    assert [x.item() for x in terms.values()] == pytest.approx(
+        expected["losses"] * (1 if len(expected["losses"]) > 1 else 2), rel=1e-4
+    )
+
+    terms["total"].backward()
+    # Through the masked image a gradient meets ReLUs and poolings of float32: the authors' is 6e-3 from the exact one.
+    share = 1e-5 if name.startswith("Fm") else 1e-2
+    near(fuse.bias.grad[labels.unique()], expected["grad_bias"], share)
+    for row, gradient in expected["grad_weight_rows"].items():
+        near(fuse.weight.grad[row, :, 0, 0], gradient, share)
+    assert fuse.weight.grad.double().norm().item() == pytest.approx(expected["grad_weight_norm"], rel=share)
+
+    groups = [{"params": [fuse.weight]}, {"params": [fuse.bias], "lr": 0.02}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer.step()
+    close(fuse.bias.detach()[expected["bias_classes"]], expected["bias_after_1_step"], atol=1e-4)
+    close(fuse.weight.detach()[3, :, 0, 0], expected["weight_row_3_after_1_step"], atol=1e-5)
+    terms, _ = explainer.loss(golden_images(), labels)
+    assert terms["total"].item() == pytest.approx(expected["loss_of_step_2"], rel=1e-4)
+    optimizer.zero_grad()
+    terms["total"].backward()
+    optimizer.step()
+    close(fuse.bias.detach()[expected["bias_classes"]], expected["bias_after_2_steps"], atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Fm", "7x7_Img"])
+def test_explanations_of_l_cam(name):
+    explainer, reference = l_cam(name)
+    explains_as(explainer, reference["models"][name]["eval"])
+
+
+def explains_as(explainer, expected):
+    """Predictions, and the probability that is left when the image is multiplied by its min-max map."""
+    pixels = golden_images()
+    maps, logits = explainer.explain(pixels)
+    classes = logits.argmax(1)
+    assert classes.tolist() == expected["class_idx"]
+    close(logits.softmax(1)[range(4), classes], expected["y"])
+    masked = explainer.classifier(pixels * finish(maps[:, 0], 224)[:, None])
+    close(masked.softmax(1)[range(4), classes], expected["y_masked"][0])
+    close(explainer(pixels), maps[:, 0], atol=0)
+    close(explainer(pixels, classes), maps[:, 0], atol=0)
+
+
+# The authors' code: TAME
+
+
+def tame(method="tame", **options):
+    reference = golden_outputs("tame_tinynet")
+    network = TinyNet()
+    network.load_state_dict(reference["backbone_state"], strict=False)
+    explainer = lficam.attach(network, method, ["s1", "s2", "s3"], **options)
+    lficam.load_authors(explainer, reference["attn_state"])
+    return explainer, reference
+
+
+@torch.no_grad()
+def test_explanations_of_tame():
+    explainer, reference = tame()
+    expected = reference["eval"]
+    explains_as(explainer, expected)
+    close(minmax(explainer(golden_images())[0]), expected["cam_img0"])
+    features, logits = explainer.features(golden_images(), stop=False)
+    close(features[2][..., ::3, ::3], reference["features"])
+    close(logits[:, ::10], reference["logits"])
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_training_steps_of_tame(mode):
+    explainer, reference = tame(classifier_mode=mode)
+    expected, labels = reference[f"{mode}_mode"], reference["labels"]
+    network, mechanism = explainer.classifier.network, explainer.mechanism
+    frozen = {name: value.clone() for name, value in network.state_dict().items()}
+    parameters = dict(mechanism.named_parameters())
+    groups = [
+        {"params": [p for name, p in parameters.items() if "weight" in name], "weight_decay": 5e-4},
+        {"params": [p for name, p in parameters.items() if "bias" in name]},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True)
+    explainer.train()
+    for step in expected["steps"]:
+        for group, rate, momentum in zip(optimizer.param_groups, step["lr"], step["momentum"], strict=True):
+            group["lr"], group["momentum"] = rate, momentum
+        with watch(network.fc) as logits, watch_method(mechanism, "fused") as calls:
+            terms, _ = explainer.loss(golden_images(), labels)
+        assert [x.item() for x in terms.values()] == pytest.approx(step["losses"], rel=1e-4)
+        close(logits[-1][:, ::10], step["logits"])
+        optimizer.zero_grad()
+        terms["total"].backward()
+        if "grads" in step:
+            close(calls[0][1].detach().sigmoid()[..., ::3, ::3], step["masks"])
+            for name, gradient in explainer_state(step["grads"]).items():
+                near(parameters[name].grad, gradient, 1e-3)
+            near(parameters["fuse.bias"].grad[[3, 421, 977]], step["grad_fuse_bias"], 1e-3)
+            for row, gradient in step["grad_fuse_rows"].items():
+                near(parameters["fuse.weight"].grad[row, :, 0, 0], gradient, 1e-3)
+        optimizer.step()
+    for name, value in explainer_state(expected["after"]).items():
+        found = mechanism.state_dict()[name]
+        close(found[[3, 421, 977]] if name.startswith("fuse") else found, value, atol=1e-5)
+    # In train mode the authors' frozen classifier drifts, and is not saved. Ours stays what it is.
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+    theirs = expected.get("backbone_after", {})
+    drifted = [name for name, value in theirs.items() if not torch.allclose(value, frozen[name], rtol=0.01)]
+    assert len(drifted) == (8 if mode == "train" else 0)
+
+
+# The authors' code: T-TAME
+
+MASKS = {"random": "batch", "diagonal": "own", "max": "top"}
+SPACES = {"raw_normalize": "pixels", "renormalize": "pixels", "new": "normalised"}
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("space", SPACES)
+def test_training_forward_of_t_tame(space, masks):
+    explainer, _ = tame("t-tame", masks=MASKS[masks], space=SPACES[space], classifier_mode="train")
+    expected = golden_outputs("ttame")["train"][f"{space}_{masks}"]
+    explainer.train()
+    with watch(explainer.classifier.network.fc) as logits, watch_method(explainer.mechanism, "fused") as calls:
+        terms, still = explainer.loss(golden_images(), None)  # labels are what the classifier says of the image
+    assert logits[0].argmax(1).tolist() == expected["labels"].tolist()
+    assert torch.equal(still, logits[1].argmax(1) == expected["labels"])
+    close(logits[1][:, ::10], expected["logits"])
+    close(calls[-1][1].detach().sigmoid()[..., ::3, ::3], expected["masks"])
+    assert [x.item() for x in terms.values()] == pytest.approx(expected["losses"], rel=1e-4)
+
+
+# What is computed, and what is masked
+
+
+def explainer_of(method="tame", network=None, **options):
+    torch.manual_seed(1)
+    return lficam.attach(network or small(), method, **{"mean": 0.5, "std": 0.25, "size": 32} | options)
+
+
+def constant_masks(explainer, value):
+    """Let every class map be that number everywhere."""
+    nn.init.zeros_(explainer.mechanism.fuse.weight)
+    nn.init.constant_(explainer.mechanism.fuse.bias, value)
+
+
+@pytest.mark.parametrize("target", [None, torch.tensor([1, 4])])
+@pytest.mark.parametrize("method", ["tame", "l-cam-img"])
+def test_one_pass_and_nothing_behind_the_last_layer(method, target):
+    explainer = explainer_of(method, layers=["first", "second"] if method == "tame" else ["second"])
+    network = explainer.classifier.network
+    with watch(network.first) as first, watch(network.third) as third, watch(network.fc) as fc:
+        explainer(torch.rand(2, 3, 32, 32), target)
+    assert len(first) == 1
+    assert len(third) == len(fc) == (1 if target is None else 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "stems", "heads"),
+    [
+        ("l-cam-fm", {}, 1, 1),
+        ("l-cam-img", {}, 2, 1),
+        ("tame", {}, 2, 1),
+        ("t-tame", {}, 2, 2),
+        ("tame", {"masked": "features"}, 1, 1),
+        ("l-cam-fm", {"labels": "batch"}, 2, 2),
+    ],
+)
+def test_passes_of_a_training_step(method, options, stems, heads):
+    explainer = explainer_of(method, **options)
+    network = explainer.classifier.network
+    with watch(network.first) as first, watch(network.fc) as fc:
+        explainer.loss(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    assert (len(first), len(fc)) == (stems, heads)
+
+
+@pytest.mark.parametrize("build", [small, small_swin], ids=["maps", "channels last"])
+@pytest.mark.parametrize("method", ["l-cam-fm", "l-cam-img", "tame", "t-tame"])
+def test_masks_of_one_leave_all_as_it_is_and_of_zero_nothing(method, build):
+    explainer = explainer_of(method, build())
+    pixels, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 3])
+    for value, shown in ((40.0, pixels), (-200.0, 0 * pixels)):
+        constant_masks(explainer, value)
+        with watch(explainer.classifier.network) as logits:
+            terms, _ = explainer.loss(pixels, labels)
+        if value > 0 or explainer.settings.masked == "image":  # a black image
+            close(logits[-1], explainer.classifier(shown), atol=1e-5)
+        else:  # no features: the same for every image, and not what a black image gives
+            close(logits[-1][0], logits[-1][1], atol=1e-6)
+        height = (mask_area(torch.ones(1, 1, 4, 4)) if value > 0 else mask_area(torch.zeros(1, 1, 4, 4))).item()
+        assert terms["area"].item() == pytest.approx(2 * height, rel=1e-5)
+
+
+def test_a_layer_whose_output_is_overwritten_can_be_explained_by_and_masked():
+    explainer = explainer_of("l-cam-fm", layers=["second.1"])  # the activation writes into it
+    assert explainer.layers[0].reused
+    pixels, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 3])
+    network = explainer.classifier.network
+    with torch.no_grad():
+        before = network.second[1](network.second[0](network.first(explainer.classifier.normalise(pixels))))
+    close(explainer.features(pixels)[0][0], before, atol=1e-6)
+    assert before.min() < 0
+    explainer.loss(pixels, labels)[0]["total"].backward()
+    assert explainer.mechanism.fuse.weight.grad.abs().sum() > 0
+    constant_masks(explainer, 40.0)
+    with watch(network) as logits:
+        explainer.loss(pixels, labels)
+    close(logits[0], explainer.classifier(pixels), atol=1e-5)
+
+
+def test_what_is_masked_is_black_or_with_normalised_images_the_mean_colour():
+    pixels = torch.rand(2, 3, 32, 32)
+    for space, level in (("pixels", 0.0), ("normalised", 0.5)):
+        explainer = explainer_of("tame", space=space)
+        constant_masks(explainer, -200.0)
+        with watch(explainer.classifier.network) as logits:
+            explainer.loss(pixels, torch.tensor([0, 1]))
+        close(logits[-1], explainer.classifier(torch.full_like(pixels, level)), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masks", ["batch", "own", "top"])
+def test_whose_maps_area_and_variation_are_taken_of(masks):
+    explainer = explainer_of("tame", masks=masks)
+    pixels, labels = torch.rand(7, 3, 32, 32), torch.tensor([0, 1, 1, 2, 3, 4, 4])
+    with watch(explainer.classifier.network) as logits:
+        terms, _ = explainer.loss(pixels, labels)
+    every, _ = explainer.explain(pixels, torch.arange(5))
+    own = upsample(every[range(7), labels].sigmoid(), 32)[:, None]
+    close(logits[-1], explainer.classifier(own * pixels), atol=1e-5)  # always its own map
+    wanted = {
+        "batch": labels.expand(7, 7),
+        "own": labels[:, None],
+        "top": logits[-1].argsort(1, descending=True),  # of 7 images the 7 most probable, here all 5
+    }[masks]
+    taken = torch.stack([every[i, wanted[i]] for i in range(7)]).sigmoid()
+    assert terms["area"].item() == pytest.approx(2 * mask_area(taken).item(), rel=1e-5)
+    assert terms["variation"].item() == pytest.approx(0.01 * mask_variation(taken).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("masks", ["batch", "own", "top"])
+def test_a_training_step_sees_the_features_once(masks):
+    """Batch norm in the mechanism takes one step of its running statistics per batch."""
+    explainer = explainer_of("tame", masks=masks).train()
+    explainer.loss(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
+    assert [norm.num_batches_tracked.item() for norm in explainer.mechanism.norms] == [1, 1, 1]
+
+
+def test_labels_of_the_very_image():
+    explainer = explainer_of("t-tame")
+    pixels = torch.rand(4, 3, 32, 32)
+    expected = explainer.classifier(pixels).argmax(1)
+    ours, _ = explainer.loss(pixels, (expected + 1) % 5)
+    theirs, _ = explainer_of("tame").loss(pixels, expected)
+    assert ours["total"].item() == theirs["total"].item()
+
+
+@torch.no_grad()
+def test_maps_and_logits_in_one_pass_of_any_classes():
+    explainer, pixels = explainer_of("tame"), torch.rand(3, 3, 32, 32)
+    every, logits = explainer.explain(pixels, torch.arange(5))
+    close(logits, explainer.classifier(pixels), atol=1e-6)
+    each = torch.tensor([[4, 0], [1, 1], [2, 3]])
+    close(explainer.explain(pixels, each)[0], every[torch.arange(3)[:, None], each], atol=1e-6)
+    close(explainer(pixels), every[range(3), logits.argmax(1)], atol=1e-6)
+    close(explainer(pixels, 2), every[:, 2], atol=1e-6)
+    close(explainer.attribute(pixels, [4, 0, 1]), every[range(3), [4, 0, 1]], atol=1e-6)
+    close(explainer(pixels, torch.tensor([4, 0, 1], dtype=torch.uint8)), every[range(3), [4, 0, 1]], atol=1e-6)
+
+
+# Frozen
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("method", ["l-cam-fm", "tame", "t-tame"])
+def test_training_changes_the_mechanism_alone(method, mode):
+    network = small()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    explainer = explainer_of(method, network, classifier_mode=mode).train()
+    mechanism = {name: value.clone() for name, value in explainer.mechanism.named_parameters()}
+    pixels = torch.rand(4, 3, 32, 32)
+    optimizer = torch.optim.SGD(explainer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        explainer.loss(pixels, torch.tensor([0, 1, 2, 3]))[0]["total"].backward()
+        optimizer.step()
+    assert not any(p.requires_grad for p in network.parameters())
+    assert all(p.grad is None for p in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.grad is not None for p in explainer.mechanism.parameters())
+    assert not torch.equal(mechanism["fuse.weight"], explainer.mechanism.fuse.weight)
+
+
+@pytest.mark.parametrize("method", ["l-cam-fm", "l-cam-img", "tame"])
+def test_the_clean_pass_keeps_no_graph(method):
+    explainer = explainer_of(method).train()
+    graphs = []
+    network = explainer.classifier.network
+    network.first.register_forward_hook(lambda *call: graphs.append(call[-1].requires_grad))
+    with watch_method(explainer.mechanism, "branches") as calls:
+        explainer.loss(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    seen = calls[0][0][0]
+    assert graphs == ([False] if method == "l-cam-fm" else [False, True])  # of the masked image one is needed
+    assert len(seen) == (3 if method == "tame" else 1)
+    assert not any(maps.requires_grad for maps in seen)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_mode_of_the_classifier_is_a_setting(mode):
+    explainer = explainer_of(classifier_mode=mode)
+    parts = lambda: {part.training for part in explainer.classifier.modules()}  # noqa: E731
+    assert not explainer.training
+    assert parts() == {False}
+    assert explainer.train() is explainer
+    assert explainer.mechanism.training
+    assert parts() == {mode == "train"}
+    explainer.eval()
+    assert not explainer.mechanism.training
+    assert parts() == {False}
+
+
+def test_dropout_and_batch_statistics_are_active_in_train_mode_alone():
+    pixels, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    for mode, active in (("eval", False), ("train", True)):
+        explainer = explainer_of("l-cam-img", classifier_mode=mode)
+        calm = explainer.loss(pixels, labels)[0]["total"].item()
+        explainer.train()
+        totals = {explainer.loss(pixels, labels)[0]["total"].item() for _ in range(4)}
+        assert (len(totals) > 1) == active
+        assert (totals != {calm}) == active
+        assert explainer.eval().loss(pixels, labels)[0]["total"].item() == calm
+
+
+def test_the_state_dict_is_the_mechanisms_alone():
+    explainer = explainer_of()
+    assert set(explainer.state_dict()) == set(explainer.mechanism.state_dict())
+    assert "fuse.weight" in explainer.state_dict()
+    other = explainer_of()
+    constant_masks(other, 3.0)
+    explainer.load_state_dict(other.state_dict())
+    assert torch.equal(explainer.mechanism.fuse.bias, torch.full((5,), 3.0))
+
+
+# Any classifier
+
+CLASSIFIERS = {
+    "own": (small, {"size": 32, "mean": 0.5, "std": 0.25}),
+    "created": (lambda: lficam.create("plain", "resnet-8", 4), {}),
+    "created with attention": (lambda: lficam.create("lfi-cam", "resnet-8", 4, mean=0.5, std=0.5), {}),
+    "torchvision": (lambda: models.mobilenet_v3_small(num_classes=4), {"size": 64}),
+    "tokens": (small_vit, {}),
+    "channels last": (small_swin, {"size": 32}),
+}
+
+
+PAIRS = [(name, method) for name in CLASSIFIERS for method in ("l-cam-fm", "l-cam-img-ce", "tame-no-skip", "t-tame")]
+PAIRS.remove(("tokens", "l-cam-fm"))  # which masks feature maps
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_any_classifier_can_be_explained(name, method):
+    build, options = CLASSIFIERS[name]
+    torch.manual_seed(0)
+    network = build()
+    explainer = lficam.attach(network, method, **options)
+    size = explainer.classifier.size
+    pixels = torch.rand(2, 3, size, size)
+    # The features are what the layers give when the classifier takes the normalised image by itself.
+    outer = network if hasattr(network, "classify_and_attend") else explainer.classifier
+    with torch.no_grad(), watch(network.get_submodule(explainer.layers[-1].name)) as outputs:
+        logits = outer(pixels)
+    logits = getattr(logits, "logits", logits)
+    with torch.no_grad():
+        maps, ours = explainer.explain(pixels, torch.tensor([0, 1]))
+        features, _ = explainer.features(pixels)
+    close(ours, logits, atol=1e-5)
+    close(explainer.classifier(pixels).detach(), logits, atol=1e-5)
+    close(features[-1], explainer.layers[-1].maps(outputs[0]), atol=1e-5)
+    first = explainer.layers[0]
+    assert maps.shape == (2, 2, first.height, first.width)
+
+    explainer.train()
+    terms, still = explainer.loss(pixels, torch.tensor([0, 1]))
+    terms["total"].backward()
+    assert torch.isfinite(terms["total"])
+    assert still.shape == (2,)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in explainer.mechanism.parameters())
+
+
+def test_class_tokens_can_multiply_the_tokens():
+    network, pixels = small_vit(), torch.rand(2, 3, 32, 32)
+    dropped = explainer_of("t-tame", network).features(pixels)[0][-1]
+    multiplied = explainer_of("t-tame", network, class_token="multiply").features(pixels)[0][-1]
+    with watch(network.encoder.layers.encoder_layer_2.ln_1) as tokens:
+        explainer_of("t-tame", network).classifier(pixels)
+    close(multiplied, dropped * tokens[-1][:, 0, :, None, None], atol=1e-6)
+
+
+PAPERS = {
+    ("vgg16", "l-cam-img"): (["features.29"], 513_000),
+    ("resnet50", "l-cam-fm"): (["layer4"], 2_049_000),
+    ("vgg16", "tame"): (["features.16", "features.23", "features.30"], 1_874_664),
+    ("resnet50", "tame"): (["layer2", "layer3", "layer4"], 9_100_776),
+    ("vgg16", "tame-no-skip"): (["features.16", "features.23", "features.30"], 4_290_000),
+    ("resnet50", "tame-no-skip-no-norm"): (["layer2", "layer3", "layer4"], 9_093_608),
+    ("vit_b_16", "t-tame"): ([f"encoder.layers.encoder_layer_{i}.ln_1" for i in (9, 10, 11)], 4_081_384),
+}
+
+
+@pytest.mark.parametrize(("name", "method"), PAPERS, ids=str)
+def test_layers_and_parameters_of_the_papers(name, method):
+    layers, parameters = PAPERS[name, method]
+    with torch.device("meta"):  # shapes alone
+        explainer = lficam.attach(models.get_model(name, weights=None), method)
+    assert [layer.name for layer in explainer.layers] == layers
+    assert sum(p.numel() for p in explainer.parameters() if p.requires_grad) == parameters
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("network", "method", "layers", "options", "sentence"),
+    [
+        (small, "grad-cam", None, {}, "Unknown method 'grad-cam': choose one of: l-cam-fm, "),
+        (small, "tame", None, {"mask": "own"}, "Unknown option of tame 'mask': did you mean 'masks'"),
+        (small, "tame", None, {"masks": "all"}, "Unknown masks 'all': choose one of: batch, own, top"),
+        (small, "tame", None, {"space": "normalized"}, "Unknown space 'normalized': did you mean 'normalised'"),
+        (small, "tame", None, {"area": "2"}, "area: expected float, got str '2'"),
+        (small, "tame", None, {"branch": "no-skip"}, "Unknown option of tame 'branch'"),
+        (small, "tame", ["forth"], {}, "Layer 'forth' does not exist or has no feature maps: near ones are"),
+        (small, "tame", ["fc"], {}, "Layer 'fc' does not exist or has no feature maps"),
+        (small, "tame", "third", {}, "layers: expected a list of layer names, got 'third'"),
+        (small, "l-cam-img", ["second", "third"], {}, "L-CAM explains by one layer, got 2: choose one, or use TAME"),
+        (small_vit, "l-cam-fm", None, {}, "l-cam-fm masks feature maps, but .*ln_1 gives tokens: use l-cam-img or t-"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), "tame", None, {}, "Sequential has no layers"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), "l-cam-fm", None, {}, "Sequential has no layers"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), "tame", ["1"], {}, "Sequential has no layers"),
+    ],
+)
+def test_wrong_names_and_layers_are_one_sentence(network, method, layers, options, sentence):
+    with pytest.raises(lficam.InputError, match=sentence) as error:
+        lficam.attach(network(), method, layers, size=32, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (torch.tensor([0, 5]), r"Classes: expected whole numbers from 0 to 4, got \[0, 5\]"),
+        (torch.tensor([-1, 0]), r"Classes: expected whole numbers from 0 to 4, got \[-1, 0\]"),
+        (torch.tensor([0.0, 1.0]), r"Classes: expected whole numbers from 0 to 4, got \[0.0, 1.0\]"),
+        (torch.tensor([True, False]), "Classes: expected whole numbers from 0 to 4, got"),
+        (torch.tensor([0, 1, 2]), r"target: expected 2 classes, one an image, got shape \(3,\)"),
+        (torch.tensor([[0, 1], [2, 3]]), r"target: expected 2 classes, one an image, got shape \(2, 2\)"),
+        ("cat", "Classes: expected whole numbers from 0 to 4, got 'cat'"),
+        (["cat", "dog"], "Classes: expected whole numbers from 0 to 4, got "),
+    ],
+)
+def test_wrong_classes_are_one_sentence(target, sentence):
+    explainer = explainer_of()
+    with pytest.raises(lficam.InputError, match=sentence):
+        explainer(torch.rand(2, 3, 32, 32), target)
+    if "target" not in sentence:
+        with pytest.raises(lficam.InputError, match=sentence):
+            explainer.explain(torch.rand(2, 3, 32, 32), target)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [torch.rand(3, 32, 32), torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)],
+    ids=["no batch", "grey", "uint8"],
+)
+def test_wrong_images_are_one_sentence(pixels):
+    explainer = explainer_of()
+    for call in (explainer, explainer.explain, lambda x: explainer.loss(x, torch.tensor([0]))):
+        with pytest.raises(lficam.InputError, match=r"Images: expected a float tensor \(B, 3, H, W\) in \[0, 1\], got"):
+            call(pixels)
+
+
+def test_settings_by_method():
+    assert Settings("tame", **METHODS["tame"]) == Settings("tame", branch="tame")
+    assert explainer_of("tame-sigmoid").mechanism.activation is torch.sigmoid
+    for method in ("l-cam-fm-ce", "l-cam-img-ce"):
+        settings = Settings(method, **METHODS[method])
+        assert (settings.cross_entropy, settings.area, settings.variation) == (1, 0, 0)
+    explainer = explainer_of("tame", masks="own", area=1)
+    assert (explainer.settings.masks, explainer.settings.area, explainer.settings.variation) == ("own", 1, 0.01)
+
+
+# Weights of others
+
+
+def whole_model(explainer, prefix, names):
+    """What the authors' checkpoints hold: the mechanism under their names beside the classifier's weights."""
+    theirs = {"fuse": names[0], "convs": "convs", "norms": "bns"}
+    state = {f"{prefix}features.{name}": value for name, value in explainer.classifier.network.state_dict().items()}
+    for name, value in explainer.state_dict().items():
+        part, _, rest = name.partition(".")
+        state[f"{prefix}{names[1]}{theirs[part]}.{rest}"] = value.clone()
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize(
+    ("method", "names"), [("l-cam-fm", ("op", "attnM.")), ("tame", ("fuser", "attn.")), ("t-tame", ("fuser", "1."))]
+)
+def test_the_mechanism_is_taken_out_of_a_whole_model(method, names, prefix):
+    trained, fresh = explainer_of(method, small(seed=1)), explainer_of(method, small(seed=1))
+    for value in trained.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.5, 1)
+    assert lficam.load_authors(fresh, whole_model(trained, prefix, names)) is fresh
+    for name, value in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value)
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(fresh(pixels), trained(pixels))
+
+
+def test_weights_of_another_mechanism_are_refused():
+    state = whole_model(explainer_of("tame"), "", ("fuser", "attn."))
+    with pytest.raises(
+        lficam.InputError, match=r"Cannot load these weights into l-cam-fm Small with 5 classes: .*convs"
+    ):
+        lficam.load_authors(explainer_of("l-cam-fm"), state)
+    with pytest.raises(lficam.InputError, match=r"with 3 classes: 2 of another shape \(fuse.weight, fuse.bias\)"):
+        lficam.load_authors(explainer_of("tame", small(3)), state)
+    with pytest.raises(lficam.InputError, match=r"1 unknown \(attn.extra\)"):
+        lficam.load_authors(explainer_of("tame"), state | {"attn.extra": torch.zeros(1)})
+    with pytest.raises(lficam.InputError, match=r"missing \(.*fuse.bias"):
+        lficam.load_authors(explainer_of("l-cam-fm"), small().state_dict())

@@ -1,13 +1,13 @@
-"""Training and inference of L-CAM and TAME against the authors' structure and a bare classifier, in one process, in turn.
+"""L-CAM and TAME, trained and applied, against the authors' structure and a bare classifier, in one process, in turn.
 
     python benchmarks/mechanism.py                        # the rows of the table in benchmarks/README.md
     python benchmarks/mechanism.py tame resnet50 --batch 8
 
-The reference is written from the description of the released code: the clean pass runs the whole classifier, every branch is
-upsampled, concatenated and fused into the maps of all 1,000 classes, of which a few are then used; L-CAM-Img explains with
-two passes. Ours is what the package runs. Both are checked to give the same maps and losses before they are timed.
-A line per model: images per second (medians) of a training step (forward, backward, SGD) and of explaining, each with the
-ratio ours / reference; for explaining also the ratio to a bare forward pass of the classifier.
+The reference is written from the description of the released code: the clean pass runs the whole classifier, every
+branch is upsampled, concatenated and fused into the maps of all 1,000 classes, of which a few are then used; L-CAM-Img
+explains with two passes. Ours is what the package runs. Both are checked to give the same maps and losses before they
+are timed. A line per model: images per second (medians) of a training step (forward, backward, SGD) and of explaining,
+each with the ratio ours / reference; for explaining also the ratio to a bare forward pass of the classifier.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import lficam
-from lficam.loop import memory_format, sgd, set_rates, train_step
+from lficam.loop import memory_format, set_rates, sgd, train_step
 from lficam.losses import explanation_loss
 from lficam.recipes import Recipe
 
@@ -178,7 +178,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds")
     print(
-        "method     classifier batch  training: ours, reference, ratio   explaining: ours, reference, ratio, bare, ratio"
+        "method     classifier batch  training: ours, reference, ratio  explaining: ours, reference, ratio, bare, ratio"
     )
     for model in [(*arguments.model, arguments.batch)] if arguments.model else MODELS:
         compare(*model, arguments.rounds, device)

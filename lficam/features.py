@@ -48,6 +48,15 @@ class Layer:
             output = grid.transpose(1, 2).reshape(len(grid), -1, side, side)
         return output.clone() if self.reused else output
 
+    def restore(self, maps, output):
+        """The layer's output with these maps (N, C, h, w) in place of its own: `maps` undone. N may be another one."""
+        if self.kind == "channels-last":
+            return maps.permute(0, 2, 3, 1)
+        if self.kind == "tokens":
+            extra = output[:, : self.extra].expand(len(maps), -1, -1)
+            return torch.cat([extra, maps.flatten(2).transpose(1, 2)], 1)
+        return maps
+
     def __str__(self):
         return (
             f"{self.name:<40} {self.channels:>5} x {self.height} x {self.width}{'  tokens' * (self.kind == 'tokens')}"
@@ -79,8 +88,7 @@ def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw
                 if stop:
                     raise _Enough
                 if change is not None:
-                    changed = change(found)
-                    return changed.permute(0, 2, 3, 1) if layer.kind == "channels-last" else changed
+                    return layer.restore(change(found), output)
             return None
 
         return keep

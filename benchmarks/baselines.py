@@ -1,0 +1,127 @@
+"""Score-CAM and RISE against other libraries at equal maps, in one process, in turn.
+
+    python benchmarks/baselines.py                                    # resnet18, random weights, two photographs
+    python benchmarks/baselines.py vgg16 --weights papers --images 1  # ImageNet weights, downloaded once
+
+Score-CAM: torchcam and pytorch-grad-cam, each by its own protocol. RISE, which neither has: the structure of the
+published code, written from its description (masks resized one by one and all stored, masked images all stored). Each
+pair is checked to give the same map before it is timed. A line per pair: seconds per image (medians), ratio reference /
+ours (median of the ratios round by round), and the images that went through the classifier.
+"""
+
+import argparse
+import statistics
+
+import torch
+import torch.nn.functional as F
+from attention import seconds
+from pytorch_grad_cam import ScoreCAM as GradCAMScoreCAM
+from pytorch_grad_cam import score_cam as grad_cam_module
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from skimage import data
+from skimage.transform import resize
+from torchcam.methods import ScoreCAM as TorchcamScoreCAM
+
+import lficam
+from lficam import classifiers
+from lficam.maps import minmax
+
+
+def photographs(count, size, device):
+    """Pixels (count, 3, size, size) of photographs that come with scikit-image, the cat first."""
+    arrays = [data.chelsea(), data.astronaut(), data.coffee(), data.rocket()]
+    tensors = [torch.from_numpy(a).permute(2, 0, 1)[None].float() / 255 for a in arrays]
+    large = [F.interpolate(t[..., : min(t.shape[2:])], (size, size), mode="bilinear", antialias=True) for t in tensors]
+    return torch.cat([large[i % len(large)] for i in range(count)]).to(device)
+
+
+def torchcam(classifier, layer, pixels, targets):
+    """Raw maps (B, h, w)."""
+    with TorchcamScoreCAM(classifier.network, layer, input_shape=pixels.shape[1:]) as extract, torch.no_grad():
+        classifier.network(classifier.normalise(pixels))
+        return extract(targets.tolist(), normalized=False)[0]
+
+
+def grad_cam(classifier, layer, pixels, targets):
+    """Maps (B, h, w) in [0, 1], as the library scales them, but not enlarged."""
+    grad_cam_module.tqdm.tqdm = lambda steps: steps  # no progress bars
+    with GradCAMScoreCAM(classifier.network, [classifier.network.get_submodule(layer)]) as extract:
+        side = next(x.height for x in classifier.layers if x.name == layer) * pixels.shape[-1] // classifier.size
+        extract.get_target_width_height = lambda _: (side, side)
+        chosen = [ClassifierOutputTarget(t) for t in targets.tolist()]
+        return torch.from_numpy(extract(classifier.normalise(pixels), chosen))
+
+
+def rise(classifier, grid, shifts, cells, pixels, targets, at_once=100):
+    """Maps (B, H, W): masks of the same draws as ours, anew for every image, as the published code for ResNet-50."""
+    size, total = pixels.shape[-1], []
+    cell = -(-size // cells)
+    for image, target in zip(classifier.normalise(pixels).split(1), targets, strict=True):
+        masks = torch.empty(len(grid), 1, size, size)
+        for k, (cut, (x, y)) in enumerate(zip(grid.numpy().astype("float32"), shifts.tolist(), strict=True)):
+            large = resize(cut, ((cells + 1) * cell,) * 2, order=1, mode="reflect", anti_aliasing=False)
+            masks[k, 0] = torch.from_numpy(large[x : x + size, y : y + size])
+        masks = masks.to(pixels.device)
+        stack = masks * image
+        with torch.no_grad():
+            p = torch.cat([classifier.network(part).softmax(1) for part in stack.split(at_once)])
+        total.append((p.T @ masks.flatten(1)).view(-1, size, size)[target] / len(grid) / 0.5)
+    return torch.stack(total)
+
+
+def pairs(classifier, layer, pixels, targets, masks):
+    """(name, our explainer, reference) of everything that is compared."""
+    score = {p: lficam.baseline(classifier, "score-cam", layer, protocol=p) for p in ("torchcam", "grad-cam")}
+    draws = lficam.baseline(classifier, "rise", masks=masks)
+    shifts = (draws.shifts * -(-pixels.shape[-1] // 7)).long()
+    return [
+        ("Score-CAM, torchcam", score["torchcam"], lambda: torchcam(classifier, layer, pixels, targets)),
+        ("Score-CAM, grad-cam", score["grad-cam"], lambda: grad_cam(classifier, layer, pixels, targets)),
+        ("RISE, published code", draws, lambda: rise(classifier, draws.grid, shifts, 7, pixels, targets)),
+    ]
+
+
+def compare(name, explainer, reference, pixels, targets, rounds):
+    """Print one line, after a first call of each that checks the maps."""
+    ours, theirs = minmax(explainer(pixels, targets)).cpu(), minmax(reference()).cpu()
+    error = (ours - theirs).abs().max().item()
+    if error > 1e-4 or not theirs.flatten(1).any(1).all():
+        raise SystemExit(f"{name}: the two sides differ by {error:.1e}, nothing was timed.")
+    times = {"ours": [], "theirs": []}
+    for _ in range(rounds):
+        times["ours"].append(seconds(lambda *_: explainer(pixels, targets), pixels, targets))
+        times["theirs"].append(seconds(lambda *_: reference(), pixels, targets))
+    a, b = (statistics.median(taken) / len(pixels) for taken in times.values())
+    ratio = statistics.median(t / o for o, t in zip(times["ours"], times["theirs"], strict=True))
+    passes = f"{explainer.counted / len(pixels):.0f} of {explainer.forward_passes}"
+    print(f"{name:21} {a:8.2f} {b:10.2f} {ratio:6.2f}x   {passes:>13}   {error:.0e}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("classifier", nargs="?", default="resnet18", help="a name of torchvision's")
+    parser.add_argument("--weights", default="random", help="as `classifiers.find` takes them")
+    parser.add_argument("--layer", help="by default the papers', or the like")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--masks", type=int, default=256, help="of RISE")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = classifiers.find(arguments.classifier, arguments.weights).to(device)
+    layer = lficam.baseline(classifier, "score-cam", arguments.layer).layer.name
+    pixels = photographs(arguments.images, arguments.size, device)
+    with torch.no_grad():
+        targets = classifier(pixels).argmax(1)
+    print(
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds, "
+        f"{arguments.classifier} ({arguments.weights} weights), {layer}, {arguments.size} pixels"
+    )
+    print("method, reference      seconds: ours, reference, ratio     images seen   error")
+    for name, explainer, reference in pairs(classifier, layer, pixels, targets, arguments.masks):
+        compare(name, explainer, reference, pixels, targets, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,587 @@
+"""Training-free explainers: the authors' outputs, other libraries, cases worked out by hand, passes, bad input."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import GOLDEN
+from skimage.transform import resize
+from torch import nn
+from torchvision import models
+
+import lficam
+from lficam import classifiers, features
+from lficam.baselines import METHODS
+from lficam.errors import InputError
+from lficam.maps import finish, minmax, upsample
+
+CLASSES = 5
+MAPS = 12  # of which two are equal, one is 0 and one is 1 everywhere
+OPTIONS = {"rise": {"masks": 20}}
+EXPLAINERS = [name for name in METHODS if name not in ("random", "centre")]
+LAYERED = [name for name in EXPLAINERS if name != "rise"]
+
+
+def small(seed=0):
+    """A frozen network of two convolutions, whose ReLUs overwrite what they get."""
+    torch.manual_seed(seed)
+    network = nn.Sequential()
+    network.first, network.relu1 = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True)
+    network.last, network.relu2 = nn.Conv2d(8, MAPS, 3, padding=1), nn.ReLU(inplace=True)
+    network.avgpool, network.flatten, network.fc = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(MAPS * 4, CLASSES)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3)
+        network.last.weight[1], network.last.bias[1] = network.last.weight[0], network.last.bias[0]
+        network.last.weight[2:4], network.last.bias[2], network.last.bias[3] = 0, -1, 1
+    return classifiers.freeze(network, mean=0.4, std=0.3, size=16)
+
+
+def linear(weights):
+    """A frozen network whose two feature maps are red and green, and whose logits weigh their four pixels each."""
+    network = nn.Sequential()
+    network.maps, network.flatten, network.fc = nn.Conv2d(3, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 2)
+    network.maps.weight.data = torch.eye(2, 3)[:, :, None, None]
+    network.fc.weight.data, network.fc.bias.data = torch.tensor(weights), torch.zeros(2)
+    return classifiers.freeze(network, mean=0, std=1, size=2)
+
+
+def make(classifier, method, layer=None, **options):
+    return lficam.baseline(classifier, method, layer, **OPTIONS.get(method, {}) | options)
+
+
+@pytest.fixture
+def classifier():
+    return small()
+
+
+@pytest.fixture
+def pixels():
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def tiny_vgg():
+    """The authors' small VGG, with the module names of torchvision's, and two images."""
+    content = torch.load(GOLDEN / "tinyvgg_backbone.pt", weights_only=True)
+    stages = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 16, 16, 16, "M", 16, 16, 512, "M"]
+    network = models.VGG(models.vgg.make_layers(stages), init_weights=False)
+    hidden = nn.ReLU(), nn.Dropout(0.0)
+    network.classifier = nn.Sequential(nn.Linear(25088, 24), *hidden, nn.Linear(24, 24), *hidden, nn.Linear(24, 1000))
+    network.load_state_dict({name: value.float() for name, value in content["state"].items()})
+    return classifiers.freeze(network), content["images"].float() / 255
+
+
+# --- the authors' outputs: made low-resolution maps, min-max, upsampled (upstream), or upsampled before (lcam)
+
+
+def check_golden(maps, wanted, tolerance):
+    if wanted["upstream"].shape[-1] == 14:
+        torch.testing.assert_close(minmax(maps), wanted["upstream"][: len(maps)].to(maps), atol=tolerance, rtol=0)
+    large = minmax(upsample(maps, 224))[:, ::3, ::3]
+    torch.testing.assert_close(large.to(maps), wanted["lcam"][: len(maps)].to(maps), atol=tolerance, rtol=0)
+
+
+def test_grad_cam_equals_the_authors(tiny_vgg, golden_maps):
+    explainer = make(tiny_vgg[0], "grad-cam")
+    assert explainer.layer.name == "features.29"
+    check_golden(explainer(tiny_vgg[1]), golden_maps["grad-cam"], 1e-5)
+
+
+def test_grad_cam_plus_equals_the_authors(tiny_vgg, golden_maps):
+    """A denominator of 5e-12 makes the first map ill-conditioned: the authors' own is 9e-5 from its value in double."""
+    classifier, images = tiny_vgg
+    check_golden(make(classifier, "grad-cam++")(images), golden_maps["grad-cam++"], 1e-3)
+    check_golden(make(classifier, "grad-cam++")(images[1:]), pick(golden_maps["grad-cam++"], 1), 2e-5)
+    double = copy.deepcopy(classifier).double()
+    check_golden(make(double, "grad-cam++")(images.double()), golden_maps["grad-cam++"], 1e-4)
+
+
+def test_score_cam_equals_the_authors(tiny_vgg, golden_maps):
+    classifier, images = tiny_vgg
+    explainer = make(classifier, "score-cam")
+    maps = explainer(images[:1], golden_maps["target"][:1])
+    check_golden(maps, golden_maps["score-cam"], 1e-5)
+    assert explainer.forward_passes == 512
+    assert explainer.counted < 512
+
+
+def test_rise_equals_the_authors(tiny_vgg, golden_maps):
+    wanted = golden_maps["rise"]
+    explainer = make(tiny_vgg[0], "rise", masks=(wanted["grid"], wanted["shifts"]))
+    masks = explainer.draw(torch.arange(24), (224, 224))
+    torch.testing.assert_close(masks[:2, ::3, ::3], wanted["masks"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(masks.double().mean((1, 2)), wanted["means"], atol=1e-6, rtol=0)
+    maps = explainer(tiny_vgg[1][:1], golden_maps["target"][:1])
+    torch.testing.assert_close(maps[:, ::3, ::3], wanted["map"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(minmax(maps)[:, ::3, ::3], wanted["map_minmax"], atol=1e-5, rtol=0)
+
+
+def pick(wanted, index):
+    return {name: value[index : index + 1] for name, value in wanted.items()}
+
+
+@pytest.fixture(scope="module")
+def golden_maps():
+    return torch.load(GOLDEN / "baselines.pt", weights_only=True)
+
+
+# --- by hand
+
+
+RED, GREEN = [[1.0, 0.0], [0.0, 0.5]], [[0.0, 0.2], [0.4, 0.0]]
+WEIGHTS = [[1.0, 1.0, 1.0, 3.0, -1.0, -2.0, 1.0, -2.0], [0.0] * 8]  # of the first class: red, then green
+# y = 1 + 1.5 - 0.4 + 0.4 = 2.5, its gradients the weights
+BY_HAND = {
+    # the means of the gradients are 1.5 and -1
+    "grad-cam": [[1.5, 0.0], [0.0, 0.75]],
+    # positive gradients times maps
+    "layer-cam": [[1.0, 0.0], [0.4, 1.5]],
+    # without red 2.5 is lost of 2.5, without green nothing is
+    "ablation-cam": [[1.0, 0.0], [0.0, 0.5]],
+}
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+def test_by_hand(method):
+    maps = make(linear(WEIGHTS), method)(torch.tensor([[RED, GREEN, [[0.0, 0.0]] * 2]]), 0)
+    torch.testing.assert_close(maps, torch.tensor([BY_HAND[method]]))
+
+
+def test_grad_cam_plus_by_hand():
+    """alpha = g^2 / (2 g^2 + sum(F) g^3): red, sum 1.5: 1 / 3.5 for g = 1, 9 / 58.5 for 3; green, sum 0.6: 1 / 2.6."""
+    maps = make(linear(WEIGHTS), "grad-cam++", protocol="grad-cam")(torch.tensor([[RED, GREEN, [[0.0, 0.0]] * 2]]), 0)
+    red, green = 3 / 3.5 + 3 * 9 / 58.5, 1 / 2.6
+    torch.testing.assert_close(maps, red * torch.tensor([RED]) + green * torch.tensor([GREEN]), atol=1e-5, rtol=0)
+
+
+def test_score_cam_by_hand():
+    """Through red the mask is red itself: 1 + 0.75; through green (0 0.5 / 1 0): green 0.4 - 0.2. p = sigmoid(y)."""
+    explainer = make(linear(WEIGHTS), "score-cam", protocol="paper")
+    maps = explainer(torch.tensor([[RED, GREEN, [[0.0, 0.0]] * 2]]), 0)
+    red, green = (1 / (1 + math.exp(-y)) for y in (1.75, 0.2))
+    torch.testing.assert_close(maps, red * torch.tensor([RED]) + green * torch.tensor([GREEN]))
+    assert (explainer.forward_passes, explainer.counted) == (2, 3)
+
+
+def test_rise_by_hand():
+    """One cell: masks of ones and of zeros. p = sigmoid(2.5) and 0.5, the mask of zeros adds nothing."""
+    explainer = make(linear(WEIGHTS), "rise", masks=([[[1]], [[0]]], [[0, 0], [0, 0]]), keep=0.25)
+    maps = explainer(torch.tensor([[RED, GREEN, [[0.0, 0.0]] * 2]]), 0)
+    torch.testing.assert_close(maps, torch.full((1, 2, 2), 1 / (1 + math.exp(-2.5)) / 2 / 0.25))
+
+
+def score_cam_in_words(classifier, pixels, target, protocol, space):
+    """One image, one map at a time, at full size: (H, W)."""
+    (layer,) = features.choose_layers(classifier.layers, ["relu2"])
+    (maps,), _ = features.tap(classifier.network, classifier.normalise(pixels), [layer])
+    total = 0
+    for k in range(MAPS):
+        large = F.interpolate(maps[:, k : k + 1], pixels.shape[2:], mode="bilinear")
+        wide = large.max() - large.min()
+        if wide == 0 and protocol == "paper":
+            continue
+        mask = large / (wide if wide else 1) if protocol == "authors" else (large - large.min()) / wide
+        normal = classifier.normalise(pixels)
+        images = mask * normal if space == "normalised" else classifier.normalise(mask * pixels)
+        weight = classifier.network(images).softmax(1)[0, target]
+        total = total + weight * (mask if protocol == "authors" else large)
+    return total[:, 0]
+
+
+@pytest.mark.parametrize("space", ["normalised", "pixels"])
+@pytest.mark.parametrize("protocol", ["authors", "paper"])
+def test_score_cam_skips_nothing_that_counts(classifier, pixels, protocol, space):
+    explainer = make(classifier, "score-cam", protocol=protocol, space=space, batch_size=2)
+    for image, target in zip(pixels.split(1), (0, 3, 4), strict=True):
+        wanted = score_cam_in_words(classifier, image, target, protocol, space)
+        torch.testing.assert_close(upsample(explainer(image, target), 16), wanted, atol=1e-5, rtol=1e-5)
+        # the equal map, the map of zeros and for the paper the constant one are not seen; the clean image is
+        assert explainer.counted == MAPS - (2 if protocol == "authors" else 3) + 1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 33), (7, 64)])
+@pytest.mark.parametrize("cells", [1, 2, 7])
+def test_rise_masks_are_those_of_scikit_image(classifier, size, cells):
+    explainer = make(classifier, "rise", masks=6, cells=cells)
+    masks = explainer.draw(torch.arange(6), size)
+    sides = [math.ceil(side / cells) for side in size]
+    for mask, grid, shift in zip(masks, explainer.grid, explainer.shifts, strict=True):
+        x, y = (int(s * side) for s, side in zip(shift, sides, strict=True))
+        large = resize(grid.numpy().astype("float32"), [(cells + 1) * side for side in sides], order=1, mode="reflect")
+        wanted = torch.from_numpy(large)[x : x + size[0], y : y + size[1]]
+        torch.testing.assert_close(mask, wanted, atol=1e-6, rtol=0)
+
+
+# --- other libraries
+
+
+def torchcam(kind, classifier, pixels, target, layer="relu2", **options):
+    methods = pytest.importorskip("torchcam.methods")
+    with getattr(methods, kind)(classifier.network, layer, input_shape=pixels.shape[1:], **options) as extract:
+        images = classifier.normalise(pixels).requires_grad_()  # or frozen parameters leave nothing to differentiate
+        logits = classifier.network(images)
+        return extract(target.tolist(), logits, normalized=False)[0].detach()
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "options"),
+    [
+        ("grad-cam", "GradCAM", {}),
+        ("layer-cam", "LayerCAM", {}),
+        ("score-cam", "ScoreCAM", {"protocol": "torchcam"}),
+    ],
+)
+def test_equal_to_torchcam(classifier, pixels, method, kind, options):
+    target = torch.tensor([0, 3, 4])
+    wanted = torchcam(kind, classifier, pixels, target)
+    assert wanted.flatten(1).any(1).all()
+    torch.testing.assert_close(make(classifier, method, **options)(pixels, target), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_grad_cam_equals_captum(classifier, pixels):
+    attr = pytest.importorskip("captum.attr")
+    target = torch.tensor([0, 3, 4])
+    images = classifier.normalise(pixels).requires_grad_()
+    extract = attr.LayerGradCam(classifier.network, classifier.network.relu2)
+    wanted = extract.attribute(images, target, relu_attributions=True)[:, 0].detach()
+    torch.testing.assert_close(make(classifier, "grad-cam")(pixels, target), wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "options"),
+    [
+        ("grad-cam", "GradCAM", {}),
+        ("grad-cam++", "GradCAMPlusPlus", {"protocol": "grad-cam"}),
+        ("layer-cam", "LayerCAM", {}),
+        ("score-cam", "ScoreCAM", {"protocol": "grad-cam"}),
+        ("ablation-cam", "AblationCAM", {}),
+    ],
+)
+def test_equal_to_pytorch_grad_cam(classifier, pixels, method, kind, options):
+    """It gives maps that are scaled to [0, 1] and enlarged: here by their size, so that they are not resampled."""
+    library = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    target = torch.tensor([0, 3, 4])
+    network = copy.deepcopy(classifier.network).requires_grad_(True)
+    extract = getattr(library, kind)(network, [network.relu2])
+    extract.get_target_width_height = lambda _: (8, 8)
+    wanted = extract(classifier.normalise(pixels), [ClassifierOutputTarget(int(t)) for t in target])
+    maps = make(classifier, method, **options)(pixels, target)
+    torch.testing.assert_close(minmax(maps), torch.from_numpy(wanted), atol=1e-4, rtol=0)
+
+
+# --- the interface
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_its_images_one_by_one_and_repeats(classifier, pixels, method):
+    explainer, target = make(classifier, method), torch.tensor([0, 3, 4])
+    maps = explainer(pixels, target)
+    assert maps.ndim == 3
+    one_by_one = torch.cat([explainer(pixels[i : i + 1], target[i : i + 1]) for i in range(3)])
+    small = 1e-4 if method == "ablation-cam" else 1e-6  # which divides a difference by a logit
+    torch.testing.assert_close(one_by_one, maps, atol=small, rtol=1e-5)
+    assert torch.equal(explainer(pixels, target), maps)
+    assert torch.equal(make(classifier, method).attribute(pixels, target), maps)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_the_predicted_class_is_explained_where_none_is_given(classifier, pixels, method):
+    explainer, predicted = make(classifier, method), classifier(pixels).argmax(1)
+    maps = explainer(pixels)
+    torch.testing.assert_close(maps, explainer(pixels, predicted), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(maps, explainer(pixels, (predicted + 1) % CLASSES))
+    torch.testing.assert_close(explainer(pixels, 3), explainer(pixels, torch.full((3,), 3)))
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_passes_are_counted(classifier, pixels, method):
+    """What the last layer answers; what Score-CAM's clean pass with a target does not reach, the first."""
+    explainer = make(classifier, method)
+    assert explainer.counted == 0
+    first, last = seen_by(classifier.network.first), seen_by(classifier.network.fc)
+    for target in (None, 1):
+        first.clear()
+        last.clear()
+        explainer(pixels, target)
+        assert explainer.counted == max(sum(first), sum(last))
+    definition = {"score-cam": MAPS, "ablation-cam": MAPS, "rise": 20}
+    assert explainer.forward_passes == definition.get(method, 1)
+    # a map is equal to another, one is dead, one constant; and the clean pass
+    counts = {"score-cam": MAPS - 2 + 1, "ablation-cam": MAPS - 1 + 1, "rise": 20}
+    assert explainer.counted == 3 * counts.get(method, 1)
+
+
+def test_only_what_is_behind_the_layer_runs_again(classifier, pixels):
+    """Ablation-CAM: eleven altered maps, and a batch of three images once."""
+    explainer = make(classifier, "ablation-cam")
+    images = seen_by(classifier.network.first)
+    explainer(pixels, 0)
+    assert images == [3, 1, 1, 1]
+
+
+def seen_by(module):
+    """A list that grows by the number of images whenever the module is called."""
+    images = []
+    module.register_forward_hook(lambda *call: images.append(len(call[-1])))
+    return images
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_nothing_is_left_behind(classifier, pixels, method, guard):
+    before = copy.deepcopy(classifier.state_dict())
+    with guard():
+        maps = make(classifier, method)(pixels)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert not any(module._forward_hooks or module.training for module in classifier.network.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in classifier.parameters())
+    assert all(parameter.is_contiguous() for parameter in classifier.parameters())
+    assert not maps.requires_grad
+    if guard is not torch.inference_mode:
+        (maps.requires_grad_() * 2).sum().backward()  # a tensor like any other
+
+
+@pytest.mark.parametrize("layer", ["first", "relu1", "last", "relu2", "avgpool"])
+@pytest.mark.parametrize("method", LAYERED)
+def test_every_layer_can_be_explained(classifier, pixels, method, layer):
+    """Also those that the next layer overwrites: as if it did not."""
+    apart = copy.deepcopy(classifier)
+    apart.network.relu1.inplace = apart.network.relu2.inplace = False
+    maps = make(classifier, method, layer)(pixels, 2)
+    assert maps.shape[1:] == ((2, 2) if layer == "avgpool" else (8, 8))
+    torch.testing.assert_close(maps, make(apart, method, layer)(pixels, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_ablation_where_paths_meet_in_a_concatenation(pixels):
+    """Then one image before the layer cannot serve many behind it: the whole network runs, with the same result."""
+
+    class Paths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 5, 3), nn.Linear(9, CLASSES)
+
+        def forward(self, x):
+            return self.fc(torch.cat([self.a(x).relu(), self.b(x).relu()], 1).mean((2, 3)))
+
+    torch.manual_seed(0)
+    classifier = classifiers.freeze(Paths(), size=16)
+    explainer = make(classifier, "ablation-cam", "a")
+    assert not explainer.alone
+    assert all(make(small(), "ablation-cam", layer).alone for layer in ("first", "last", "relu2"))
+    maps, network = explainer(pixels, 1), classifier.network
+    with torch.no_grad():
+        images = classifier.normalise(pixels)
+        kept, other = network.a(images), network.b(images).relu()
+        y = classifier(pixels)[:, 1]
+        wanted = 0
+        for k in range(4):
+            altered = kept.clone()
+            altered[:, k] = 0
+            without = network.fc(torch.cat([altered.relu(), other], 1).mean((2, 3)))[:, 1]
+            wanted = wanted + ((y - without) / y)[:, None, None] * kept[:, k]
+    torch.testing.assert_close(maps, wanted.relu(), atol=1e-5, rtol=1e-4)
+
+
+def transformer():
+    torch.manual_seed(0)
+    network = models.VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=CLASSES)
+    nn.init.normal_(network.heads.head.weight)
+    return classifiers.freeze(network, mean=0.4, std=0.3, size=16)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_tokens_are_explained(pixels, method):
+    classifier = transformer()
+    explainer = make(classifier, method)
+    maps = explainer(pixels)
+    assert maps.shape == ((3, 16, 16) if method == "rise" else (3, 4, 4))
+    assert maps.isfinite().all()
+    assert maps.flatten(1).any(1).all()
+    if method == "ablation-cam":
+        assert explainer.alone
+        explainer.alone = False
+        torch.testing.assert_close(explainer(pixels), maps, atol=1e-5, rtol=1e-4)
+
+
+def test_grad_cam_of_tokens_equals_torchcam(pixels):
+    classifier, target = transformer(), torch.tensor([0, 3, 4])
+    layer = "encoder.layers.encoder_layer_1.ln_1"
+    wanted = torchcam(
+        "GradCAM",
+        *(classifier, pixels, target, layer),
+        reshape_transform=lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)),
+    )
+    explainer = make(classifier, "grad-cam")
+    assert explainer.layer.name == layer
+    torch.testing.assert_close(explainer(pixels, target), wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", LAYERED)
+def test_channels_last_layers_are_explained(pixels, method):
+    torch.manual_seed(0)
+    network = models.SwinTransformer([2, 2], 8, [1, 1], [1, 2], [4, 4], num_classes=CLASSES)
+    nn.init.normal_(network.head.weight)
+    explainer = make(classifiers.freeze(network, size=16), method, "features.3")
+    assert explainer.layer.kind == "channels-last"
+    maps = explainer(pixels)
+    assert maps.shape == (3, 4, 4)
+    assert maps.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+@pytest.mark.parametrize("backbone", ["resnet-8", "densenet-bc-22-12", "wrn-10-1"])
+def test_our_own_classifiers_are_explained(method, backbone):
+    torch.manual_seed(0)
+    model = lficam.create(method, backbone, num_classes=CLASSES).eval()
+    for name in ("grad-cam", "score-cam", "ablation-cam"):
+        maps = make(model, name)(torch.rand(2, 3, 32, 32))
+        assert maps.shape == (2, 8, 8), (name, make(model, name).layer)
+        assert maps.isfinite().all()
+
+
+def test_grad_cam_is_the_class_activation_map_where_that_exists():
+    """With global average pooling and one linear layer the gradient is the class's weight over the pixels."""
+    torch.manual_seed(0)
+    model = lficam.create("plain", "resnet-8", num_classes=CLASSES).eval()
+    pixels, target = torch.rand(2, 3, 32, 32), torch.tensor([1, 4])
+    with torch.no_grad():
+        wanted = model.explain(pixels, target).relu() / 64
+    torch.testing.assert_close(make(model, "grad-cam")(pixels, target), wanted, atol=1e-6, rtol=1e-4)
+
+
+# --- what may go wrong
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_an_impossible_class_has_a_map_without_nan(classifier, pixels, method):
+    with torch.no_grad():
+        classifier.network.fc.bias[0] = -1e4
+    assert classifier(pixels).softmax(1)[:, 0].eq(0).all()
+    options = {"score": "probability"} if method in ("grad-cam", "layer-cam", "ablation-cam") else {}
+    maps = make(classifier, method, **options)(pixels, 0)
+    assert maps.eq(0).all()
+    assert finish(maps, 16).eq(0).all()
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+@pytest.mark.parametrize("bias", [-1.0, 0.0, 1.0])
+def test_maps_without_range_are_finite(classifier, pixels, method, bias):
+    """Every feature map negative and then cut, 0, or 1."""
+    with torch.no_grad():
+        classifier.network.last.weight.zero_()
+        classifier.network.last.bias.fill_(bias)
+    for layer in ["relu2", "last"] if method in LAYERED else [None]:
+        maps = make(classifier, method, layer)(pixels, 1)
+        assert maps.isfinite().all()
+        assert method in ("rise", "layer-cam") or finish(maps, 16).eq(0).all()  # these follow place, too
+
+
+@pytest.mark.parametrize("protocol", ["authors", "paper", "torchcam", "grad-cam"])
+def test_score_cam_of_negative_maps(classifier, pixels, protocol):
+    """Before the ReLU: the authors cut them, the others take what they are above their minimum as the mask."""
+    with torch.no_grad():
+        classifier.network.last.bias.fill_(-50.0)
+    explainer = make(classifier, "score-cam", "last", protocol=protocol)
+    assert explainer(pixels, 1).eq(0).all()
+    # 12 maps, of which two are equal and two constant
+    assert explainer.counted == 3 * {"authors": 1, "paper": 10}.get(protocol, 11)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_not_a_number_stays_visible(classifier, pixels, method):
+    pixels[1, 0, 5, 5] = float("nan")
+    maps = make(classifier, method)(pixels, 1)
+    assert maps[[0, 2]].isfinite().all()
+    assert maps[1].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("gradcam", {}, "Unknown method 'gradcam': did you mean 'grad-cam'"),
+        ("rise", {"layer": "relu2"}, "Unknown option of rise 'layer'"),
+        ("centre", {"layer": "relu2"}, "Unknown option of centre 'layer'"),
+        ("score-cam", {"masks": 3}, "Unknown option of score-cam 'masks'"),
+        ("score-cam", {"protocol": "mine"}, "Unknown protocol 'mine'"),
+        ("score-cam", {"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ("score-cam", {"layer": "relu"}, "Layer 'relu' does not exist"),
+        ("score-cam", {"layer": ["relu2"]}, "layer: expected a name"),
+        ("grad-cam", {"score": "softmax"}, "Unknown score 'softmax'"),
+        ("rise", {"masks": 2.5}, "masks: expected a whole number"),
+        ("rise", {"keep": 0}, "keep: expected a probability above 0, got 0"),
+        ("rise", {"masks": (torch.ones(2, 3, 3), torch.ones(3, 2))}, "masks: expected grids"),
+        ("random", {"cells": 0}, "cells: expected a whole number"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(classifier, method, options, says):
+    with pytest.raises(InputError, match=says):
+        lficam.baseline(classifier, method, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pixels": torch.rand(3, 16, 16)}, "Images: expected a float tensor"),
+        ({"pixels": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, "Images: expected a float tensor"),
+        ({"target": [0, 1]}, "target: expected 3 classes"),
+        ({"target": [0, 1, 5]}, "Classes: expected whole numbers from 0 to 4"),
+        ({"target": [0.0, 1.0, 2.0]}, "Classes: expected whole numbers"),
+    ],
+)
+def test_wrong_images_and_classes_are_refused(classifier, pixels, change, says):
+    arguments = {"pixels": pixels, "target": None} | change
+    with pytest.raises(InputError, match=says):
+        make(classifier, "grad-cam")(**arguments)
+
+
+def test_a_layer_without_influence_is_refused():
+    """ABN's attention branch has logits of its own, which the classification does not see."""
+    model = lficam.create("abn", "resnet-8", num_classes=CLASSES)
+    with pytest.raises(InputError, match=r"Layer 'attention.to_logits' has no part in the logits"):
+        make(model, "grad-cam", "attention.to_logits")(torch.rand(1, 3, 32, 32))
+
+
+def test_a_classifier_is_needed_and_named():
+    with pytest.raises(InputError, match="score-cam explains a classifier"):
+        lficam.baseline(None, "score-cam")
+    with pytest.raises(InputError, match="Unknown classifier 'resnet5'"):
+        lficam.baseline("resnet5", "grad-cam")
+
+
+# --- RISE and the controls
+
+
+def test_rise_masks_depend_on_the_seed_alone(classifier, pixels):
+    maps = make(classifier, "rise", seed=1)(pixels, 0)
+    torch.testing.assert_close(make(classifier, "rise", seed=1, batch_size=3)(pixels, 0), maps)
+    assert not torch.allclose(make(classifier, "rise", seed=2)(pixels, 0), maps)
+    explainer = make(classifier, "rise", masks=2000, keep=0.3)
+    masks = explainer.draw(torch.arange(2000), (16, 24))
+    assert masks.shape == (2000, 16, 24)
+    assert masks.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+
+
+def test_random_maps_belong_to_the_image():
+    pixels = torch.rand(4, 3, 8, 8)
+    maps = lficam.baseline(None, "random")(pixels)
+    assert maps.shape == (4, 7, 7)
+    assert torch.equal(lficam.baseline(None, "random")(pixels.flip(0), torch.tensor([1, 2, 3, 4])).flip(0), maps)
+    assert len(maps.flatten(1).unique(dim=0)) == 4
+    assert not torch.equal(lficam.baseline(None, "random", seed=1)(pixels), maps)
+    assert lficam.baseline(None, "random", cells=3)(pixels).shape == (4, 3, 3)
+
+
+def test_the_centre_looks_at_no_pixel():
+    explainer = lficam.baseline(None, "centre")
+    maps = explainer(torch.rand(2, 3, 32, 48))
+    assert maps.shape == (2, 8, 12)
+    assert torch.equal(maps[0], maps[1])
+    torch.testing.assert_close(maps, maps.flip(1, 2))
+    assert (explainer.forward_passes, explainer.counted) == (0, 0)

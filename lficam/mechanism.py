@@ -64,14 +64,15 @@ class TAME(nn.Module):
         self.norms = nn.ModuleList(norm(width) for width in widths)
         self.fuse = nn.Conv2d(sum(widths), num_classes, 1)
         self.skip = branch in ("tame", "sigmoid")
-        self.activation = torch.sigmoid if branch == "sigmoid" else F.relu
+        self.activation = torch.sigmoid_ if branch == "sigmoid" else torch.relu_
 
     def branches(self, features):
         """Feature maps [(B, C_i, h_i, w_i)] -> Z_i of the same resolutions."""
         found = []
         for maps, conv, norm in zip(features, self.convs, self.norms, strict=True):
             z = norm(conv(maps))
-            found.append(self.activation(z + maps if self.skip else z))
+            z = z.add_(maps) if self.skip else z  # in place: nothing else holds it, and memory is what this costs
+            found.append(self.activation(z))
         return found
 
     def fused(self, branches, classes):

@@ -19,7 +19,7 @@ CONVENTION = (
 )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: methods by gradients could not use what is made in it
 def score(explainers, images, fractions=(1.0, 0.5, 0.15), batch_size=64, workers=0):
     """What the classifier says of every image, and of it masked by the map of every explainer.
 

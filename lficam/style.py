@@ -11,6 +11,7 @@ METHOD_COLOURS = {
     "l-cam-img": "#009E73",
     "tame": "#D55E00",
     "t-tame": "#CC79A7",
+    "grad-cam": "#8c6d1f",
     "centre": "#999999",
 }
 METHOD_TITLES = {
@@ -22,7 +23,17 @@ METHOD_TITLES = {
     "l-cam-fm-ce": "L-CAM-Fm*",  # as the papers star the rows trained by cross-entropy alone
     "l-cam-img-ce": "L-CAM-Img*",
     "tame": "TAME",
+    "tame-no-skip": "no skip",
+    "tame-no-skip-no-norm": "no skip, no norm",
+    "tame-sigmoid": "sigmoid",
     "t-tame": "T-TAME",
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "score-cam": "Score-CAM",
+    "ablation-cam": "Ablation-CAM",
+    "layer-cam": "LayerCAM",
+    "rise": "RISE",
+    "random": "random (control)",
     "centre": "centre (control)",
 }
 OTHER = "#555555"  # colour of what has none of its own

@@ -162,7 +162,8 @@ def run_folder(job, images, model=None):
     """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier."""
     settings = dataclasses.asdict(job)
     if job.explains:
-        settings["backbone"] = (model or job.model(images)).classifier.digest
+        model = model or job.model(images)
+        settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
     text = json.dumps([settings, images.digest, len(images)], sort_keys=True)
     name = f"{job.method}-{job.short}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return workspace.root() / "runs" / job.dataset / name

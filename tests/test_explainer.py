@@ -551,7 +551,7 @@ def test_wrong_images_are_one_sentence(pixels):
 
 def test_settings_by_method():
     assert Settings("tame", **METHODS["tame"]) == Settings("tame", branch="tame")
-    assert explainer_of("tame-sigmoid").mechanism.activation is torch.sigmoid
+    assert explainer_of("tame-sigmoid").mechanism.activation is torch.sigmoid_
     for method in ("l-cam-fm-ce", "l-cam-img-ce"):
         settings = Settings(method, **METHODS[method])
         assert (settings.cross_entropy, settings.area, settings.variation) == (1, 0, 0)

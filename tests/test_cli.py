@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from test_run import finished, toy
 
+import lficam
+from lficam import checkpoints
 from lficam.cli import main
 
 
@@ -115,3 +118,58 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(home, capsys, arguments, se
     assert sentence in error
     assert error.count("\n") == 1
     assert error.startswith("lficam: ")
+
+
+def test_train_an_explainer_and_find_its_rate(home, capsys, tmp_path):
+    small = ["--count", "32", "--epochs", "1", "--batch-size", "16"]
+    assert main(["train", "--method", "plain", "--backbone", "resnet-8", *small]) == 0
+    path = capsys.readouterr().out.strip().split(": ")[-1]
+    given = ["--method", "tame", "--classifier", path, "--layers", "backbone.stages.1", "backbone.stages.2"]
+    plot = tmp_path / "plots" / "lr.png"
+    assert main(["lr-find", *given, "--count", "32", "--batch-size", "8", "--steps", "12", "--plot", str(plot)]) == 0
+    assert "try --lr " in capsys.readouterr().out
+    assert plot.stat().st_size > 5000
+    assert main(["train", *given, *small, "--option", "masks=own"]) == 0
+    out = capsys.readouterr().out
+    assert "masked images still of their class" in out
+    card = checkpoints.read(out.strip().split(": ")[-1])["card"]
+    assert card["layers"] == ["backbone.stages.1", "backbone.stages.2"]
+    assert card["options"]["masks"] == "own"
+    history = next((home / "runs").glob("*/tame-plain-resnet-8-*/log.csv")).read_text()
+    assert "train_area" in history
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "tame", "--classifier", "resnet5"], "Unknown classifier 'resnet5': did you mean"),
+        (["--method", "tame", "--classifier", "nowhere/best.pt"], "No checkpoint nowhere/best.pt"),
+        (["--method", "tam", "--classifier", "resnet50"], "Unknown method 'tam': did you mean 'tame'"),
+        (["--method", "l-cam-img", "--classifier", "resnet18", "--weights", "random", "--layers", "layer5"], "layer4"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_wrong_explainers_are_one_sentence(capsys, arguments, words):
+    assert main(["train", *arguments, "--count", "8", "--size", "32"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lficam: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+@pytest.mark.usefixtures("home")
+def test_authors_mechanisms_are_converted(capsys, tmp_path):
+    torch.manual_seed(0)
+    classifier = lficam.create("plain", "resnet-8", 10)
+    path = tmp_path / "classifier.pt"
+    checkpoints.save(path, {"card": classifier.card, "model": classifier.state_dict()})
+    weight, bias = torch.rand(10, 64, 1, 1), torch.rand(10)
+    whole = {"attnM.op.weight": weight, "attnM.op.bias": bias, "layer1.0.conv1.weight": torch.rand(3)}
+    torch.save({"state_dict": whole, "epoch": 7}, tmp_path / "imagenet_epoch_7.pth.tar")
+    options = ["--method", "l-cam-img", "--backbone", str(path)]
+    assert main(["convert", str(tmp_path / "imagenet_epoch_7.pth.tar"), *options]) == 0
+    target = capsys.readouterr().out.strip()
+    assert target.endswith("imagenet_epoch_7.safetensors")
+    explainer = checkpoints.load(target)
+    assert torch.equal(explainer.mechanism.fuse.weight, weight)
+    assert explainer(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8)

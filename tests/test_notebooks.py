@@ -100,3 +100,43 @@ def test_results_of_06(stability, reports):
     assert set(control.compared) == {"same image", "another image"}
     assert len(pd.read_csv(folder / "masks.csv")) == 8
     assert [f["file"] for f in stability["06_iou"]["figures"]] == ["between-models.png", "threshold.png"]
+
+
+@pytest.fixture(scope="module")
+def explaining(reports):
+    """03 and 04; 04 finds neither's trainings, whose classifier is trained by another recipe at this profile."""
+    run.run_all(["03_lcam", "04_tame"], "smoke", reports=reports)
+    return {n: json.loads((reports / "smoke" / n / "record.json").read_text()) for n in ("03_lcam", "04_tame")}
+
+
+def test_results_of_03(explaining, reports):
+    folder = reports / "smoke" / "03_lcam"
+    scores = pd.read_csv(folder / "scores.csv")
+    ours = scores.dropna(subset=["reproduced"])
+    assert set(ours.classifier) == {"resnet-8", "vgg-8"}
+    assert {"l-cam-img", "l-cam-fm-ce", "no area", "no variation", "own masks", "grad-cam", "centre"} == set(
+        ours[ours.classifier == "resnet-8"].explainer
+    )
+    assert set(ours.measure) == {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)} | {"IoU", "energy"}
+    assert ((ours.low <= ours.reproduced) & (ours.reproduced <= ours.high)).all()
+    assert (ours.N == 60).all()
+    assert ours.published.isna().all()
+    table = pd.read_csv(folder / "table.csv")
+    assert len(table) == 7 + 4
+    assert {f["file"] for f in explaining["03_lcam"]["figures"]} == {
+        "terms.png", "maps-resnet-8.png", "maps-vgg-8.png", "loss-parts.png", "summary.png", "scenes.png"
+    }  # fmt: skip
+    # One convolution from 64 or 128 maps to 10 classes.
+    assert explaining["03_lcam"]["results"]["parameters"] == {"resnet-8": 650, "vgg-8": 1290}
+
+
+def test_results_of_04(explaining, reports):
+    folder = reports / "smoke" / "04_tame"
+    ours = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
+    assert set(ours.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img", "grad-cam", "centre"}
+    halves = pd.read_csv(folder / "scenes.csv")
+    assert set(halves.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img"}
+    assert halves.reproduced.between(0, 100).all()
+    assert {f["file"] for f in explaining["04_tame"]["figures"]} == {
+        "lr-range.png", "terms.png", "maps.png", "summary.png", "scenes.png"
+    }  # fmt: skip

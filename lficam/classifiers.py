@@ -19,6 +19,7 @@ from . import attention, checkpoints, features
 from .errors import InputError, choose
 from .parts import Normalise
 from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
+from .workspace import root
 
 
 class Frozen(nn.Module):
@@ -108,9 +109,12 @@ def find(what, weights="papers", **options):
         return freeze(what, **options)
     what = str(what)
     if what.endswith((".pt", ".safetensors")):
-        content = checkpoints.read(what)
-        network = checkpoints.load(what)
-        card = {"classifier": what}
+        path = _at_home(what)
+        content = checkpoints.read(path)
+        if "classifier" in content["card"]:
+            raise InputError(f"{what} holds an explainer: give the classifier, {content['card']['backbone']}.")
+        network = checkpoints.load(path)
+        card = {"classifier": str(path.relative_to(root()) if path.is_relative_to(root()) else path)}
         found = {"classes": (content.get("settings") or {}).get("classes"), "size": trained_size(content)}
         return freeze(network, card=card, **found | options)
     if what.startswith("timm/"):
@@ -130,6 +134,12 @@ def find(what, weights="papers", **options):
         )
         network = load(what, 1000, card["weights"])
     return freeze(network, card=card, **{"classes": _categories(known)} | options)
+
+
+def _at_home(what):
+    """The file of this path, which may be relative to the project as well, so that a project can be moved."""
+    path = Path(what).expanduser()
+    return next((p for p in (path.resolve(), root() / path) if p.is_file()), path)
 
 
 def trained_size(content):

@@ -233,6 +233,9 @@ def test_explainer_is_the_last_epochs_and_its_file_holds_the_mechanism_alone():
     again = checkpoints.load(run.folder / "best.pt")
     assert torch.equal(again(pixels), run.model(pixels))
     assert again.classifier.classes == tuple("0123456789")
+    assert not Path(again.card["backbone"]).is_absolute()
+    with pytest.raises(InputError, match="holds an explainer: give the classifier, runs/photo-digits/plain-resnet-8"):
+        train(dataclasses.replace(job, backbone=str(run.folder / "best.pt")))
 
 
 @pytest.mark.usefixtures("home")

@@ -53,9 +53,9 @@ def lr_curve(ranges):
             axis.plot(found.lrs[at], found.smoothed[at], "o", color=colour, markersize=6)
             note = {"textcoords": "offset points", "xytext": (4, 5), "fontsize": 8, "color": colour}
             axis.annotate(f"{found.suggestion:.2g}", (found.lrs[at], found.smoothed[at]), **note)
-    everything = [value for found in ranges.values() for value in found.smoothed]
+    everything = [value for found in ranges.values() for value in (*found.smoothed, *found.losses)]
     low, high = min(everything), max(found.smoothed[0] for found in ranges.values())
-    axis.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.25 * (high - low), 1.35 * high))
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * (high - low), 1.2 * high))
     axis.legend(fontsize=8)
     return figure
 

@@ -20,7 +20,7 @@ class LRRange(NamedTuple):
     suggestion: float | None
 
 
-def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothing=0.98, limit=4.0, workers=0):
+def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothing=0.9, limit=4.0, workers=0):
     """Train with a learning rate that rises from start to end, evenly in its logarithm; then restore model and seeds.
 
     It ends early when the smoothed loss exceeds `limit` times its best. smoothing: of the running mean with bias

@@ -64,18 +64,17 @@ class Convention:
 CONVENTIONS = {
     "papers": Convention("L-CAM, TAME and T-TAME"),
     "absolute": Convention(
-        "difference in points, not divided by Y (DropInConfidence of pytorch-grad-cam)", drop="absolute"
+        "in points, not divided by the score (DropInConfidence of pytorch-grad-cam)", drop="absolute"
     ),
-    "logit": Convention("of the logit, not the probability (torchcam's metric without logits_fn)", score="logit"),
+    "logit": Convention("instead of the probability (torchcam's metric without logits_fn)", score="logit"),
     "normalised": Convention(
-        "map times normalised image: grey, not black (pytorch-grad-cam, torchcam; T-TAME trains ViT so)",
-        space="normalised",
+        "image times map: grey, not black (pytorch-grad-cam, torchcam; T-TAME trains ViT so)", space="normalised"
     ),
-    "truth": Convention("of the true class, not the predicted one", label="truth"),
-    "sums": Convention("sum of drops over sum of scores, not the mean of ratios", average="sums"),
-    "sigmoid": Convention("map after the sigmoid, as L-CAM, TAME and T-TAME train, not min-max", mask="sigmoid"),
+    "truth": Convention("the true class, not the predicted one", label="truth"),
+    "sums": Convention("of drops over sum of scores, not mean of ratios", average="sums"),
+    "sigmoid": Convention("of the map, as L-CAM, TAME and T-TAME train, not min-max", mask="sigmoid"),
     "upsampled": Convention(
-        "upsampled before min-max (Grad-CAM and Grad-CAM++ in L-CAM's code)", mask="upsample-minmax"
+        "before min-max, not after (Grad-CAM and Grad-CAM++ in L-CAM's code)", mask="upsample-minmax"
     ),
 }
 

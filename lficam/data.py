@@ -30,7 +30,7 @@ import torchvision
 
 from . import builtin, folders, workspace
 from .errors import InputError, choose
-from .sources import Memory, Pictures, permutation, unit
+from .sources import Memory, Pictures, Reader, permutation, unit
 
 SPLITS = ("train", "validation", "test")
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # LFI-CAM's numbers, for STL-10 too
@@ -149,20 +149,24 @@ def _check(asked):
     return make
 
 
-def batches(images, batch_size, *, shuffle=False, augment=False, seed=0, device="cpu", workers=0, drop_last=False):
+def batches(
+    images, batch_size, *, shuffle=False, augment=False, seed=0, device="cpu", workers=0, drop_last=False, failed=None
+):
     """Iterate over `Batch`es. Order and augmentation follow from `seed` alone: give another one for each epoch.
 
     workers: processes that read files; sets in memory need none. The bits are the same with any number.
-    Raises `InputError` for a file that cannot be read, or a batch size below 1.
+    failed: a list that takes (id, reason) of every file that cannot be read; its batch comes without it, and not at all
+    when nothing is left of it. Without such a list that raises `InputError`, as does a batch size below 1.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
     order = permutation(len(images), seed) if shuffle else torch.arange(len(images))
     cuts = [cut for cut in order.split(batch_size) if len(cut) >= (batch_size if drop_last else 1)]
-    return _batches(images, cuts, _Reader(images, augment, seed), torch.device(device), workers)
+    reader = Reader(images, augment, seed, lenient=failed is not None)
+    return _batches(images, cuts, reader, torch.device(device), workers, failed)
 
 
-def _batches(images, cuts, reader, device, workers):
+def _batches(images, cuts, reader, device, workers, failed):
     if isinstance(images.source, Memory):
         parts = map(reader.__getitem__, cuts)
     else:
@@ -177,20 +181,13 @@ def _batches(images, cuts, reader, device, workers):
     for cut, pixels in zip(cuts, parts, strict=True):
         if isinstance(pixels, InputError):
             raise pixels
+        if not torch.is_tensor(pixels):  # what is left of a batch, and why the others are not there
+            pixels, reasons = pixels
+            failed.extend((images.ids[at], reason) for at, reason in reasons.items())
+            cut = torch.tensor([at for at in cut.tolist() if at not in reasons], dtype=torch.long)
+            if pixels is None:
+                continue
         yield Batch(unit(pixels, device), images.labels[cut].to(device), cut)
-
-
-class _Reader(torch.utils.data.Dataset):
-    """Whole batches by their positions; an `InputError` is returned, as a worker would wrap it in a traceback."""
-
-    def __init__(self, images, augment, seed):
-        self.source, self.rows, self.augment, self.seed = images.source, images.rows, augment, seed
-
-    def __getitem__(self, cut):
-        try:
-            return self.source.read(self.rows[cut], self.augment, self.seed)
-        except InputError as error:
-            return error
 
 
 def _photo_digits(asked):

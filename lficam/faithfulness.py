@@ -207,7 +207,8 @@ def road_impute(pixels, removed, noise=0.01, generator=None):
     """Fill removed pixels so that their outline tells little: ROAD's noisy linear imputation.
 
     pixels: (N, 3, H, W) in [0, 1]; removed: bool (N, H, W); noise: standard deviation of the Gaussian noise added to
-    the filled pixels, in the unit of the pixels (not clipped to [0, 1]); generator: a torch.Generator of any device.
+    the filled pixels, in the unit of the pixels (not clipped to [0, 1]), or that noise itself (N, 3, H, W);
+    generator: a torch.Generator of any device.
     Returns pixels of the same shape and type. Each removed pixel is the mean of its eight neighbours with weights 1/6
     (side) and 1/12 (corner), those outside the image left out: one linear system for all, solved to 1e-6 or better.
     Raises `InputError` for shapes that do not fit, pixels that are not finite, or an image without any pixel left.
@@ -219,10 +220,12 @@ def road_impute(pixels, removed, noise=0.01, generator=None):
     _check_finite(pixels.sum((1, 2, 3), dtype=torch.float64), "Images")
     if removed.flatten(1).all(1).any():
         raise InputError("removed: expected at least one pixel left in each image to fill the others from.")
-    where = generator.device if generator else pixels.device
-    grain = torch.randn(pixels.shape, dtype=pixels.dtype, device=where, generator=generator).to(pixels.device)
+    if not torch.is_tensor(noise):
+        where = generator.device if generator else pixels.device
+        grain = torch.randn(pixels.shape, dtype=pixels.dtype, device=where, generator=generator)
+        noise = noise * grain.to(pixels.device)
     filled = _fill(pixels.double(), removed[:, None]).to(pixels.dtype)
-    return torch.where(removed[:, None], filled + noise * grain, pixels)
+    return torch.where(removed[:, None], filled + noise, pixels)
 
 
 def _fill(x, removed):

@@ -1,100 +1,237 @@
-"""Explainers of one classifier scored on a data set: Average Drop, Increase in Confidence, and the object's exact mask.
+"""Explainers of one classifier scored on a data set: by masking, by curves, by ROAD, and against the exact mask.
 
-table = score({"tame": explainer, "centre": baseline(classifier, "centre")}, images)   # a row per image and explainer
-rows = summary(table)                                                                  # means with 95 % intervals
+table = score({"tame": explainer, "centre": baseline(classifier, "centre")}, images, "scores.csv")
+rows = summary(table)                       # means with 95 % intervals, a row per explainer and measure
+compare(table, "AD 15")                     # every explainer against the best one, image by image
 """
 
+import itertools
+import statistics
+import time
+
+import numpy as np
 import pandas as pd
 import torch
 
-from . import faithfulness, metrics, results
+from . import faithfulness, results, streaming
+from .configuration import configuration
 from .data import batches
-from .errors import InputError
-from .features import tap
+from .errors import InputError, choose
 from .maps import finish
+from .masked import channels_last
+from .measures import Plan, measure, shared_maps  # noqa: F401
+from .progress import Progress, say
+from .shards import merge  # noqa: F401
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
     "pixels with soft values times the pixels in [0, 1]"
 )
+LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
+PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 
-@torch.no_grad()  # not inference mode: methods by gradients could not use what is made in it
-def score(explainers, images, fractions=(1.0, 0.5, 0.15), batch_size=64, workers=0):
-    """What the classifier says of every image, and of it masked by the map of every explainer.
+def score(
+    explainers,
+    images,
+    path=None,
+    *,
+    fractions=(1.0, 0.5, 0.15),
+    measures=("masking", "overlap"),
+    steps=20,
+    batch_size=64,
+    workers=0,
+    shard=(0, 1),
+    precision="float32",
+    fresh=False,
+):
+    """What the classifier says of every image, and of it altered by the map of every explainer, in one pass.
 
-    explainers: {name: explainer} of one classifier; fractions: of the pixels that the mask keeps.
-    Returns a table with a row per image and explainer: explainer, image (id), class (predicted), probability,
-    masked_100 ... (probability when the top 100 % ... of the map mask it), and with exact masks iou and energy.
-    The classifier sees each image once for all explainers of its feature maps, and all masked images of one at once.
-    Raises `InputError` for explainers of several classifiers.
+    explainers: {name: explainer} of one classifier. measures: of
+    - "masking": masked_100 ..., the probability when the top 100 % ... (`fractions`) of the map mask the image;
+    - "overlap": iou, energy, pointing, where the images have exact masks; "sparsity": Gini index of the map;
+    - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
+    - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ....
+    precision: "float32", or "bfloat16" for the passes of classifier and explainers. shard: (i, n) takes the images
+    i, i + n, ..., for `merge`. workers: see `data.batches`.
+    Returns a table with a row per explainer and image: explainer, image (id), class (predicted), probability, and
+    those columns. Images that cannot be read are left out for all explainers, reported by name, and in
+    `attrs["failed"]` as (id, reason).
+
+    path: the table as a file, see streaming.py. Its batches are written as they come, so that memory does not grow
+    with the images; killed and called again it continues, and the file is the same; finished, it is read. fresh: forget
+    what is there. Meanwhile the classifier's weights lie channels last; afterwards they are as before.
+    Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
+    writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
     """
-    classifiers = {e.classifier.digest: e.classifier for e in explainers.values()}
+    plan = Plan(fractions, measures, steps, precision)
+    classifier, mine = _classifier(explainers), _shard(images, shard)
+    options = {"batch_size": batch_size, "workers": workers}
+    if path is None:
+        return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
+    config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
+    with streaming.locked(path):
+        table = None if fresh else streaming.finished(path, config)
+        if table is not None:
+            return table
+        with streaming.Part(path, config, fresh) as part:
+            return _fill(part, plan, explainers, classifier, mine, **options)
+
+
+def _classifier(explainers):
+    """The one that all explain; those that look at the image alone may have none."""
+    found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
+    classifiers = {classifier.digest: classifier for classifier in reversed(found)}
     if len(classifiers) != 1:
         raise InputError(f"Scores compare explainers of one classifier, got {len(classifiers)}.")
-    classifier = next(iter(classifiers.values())).eval()
-    device, parts = classifier.normalise.mean.device, []
-    for pixels, _, indices in batches(images, batch_size, device=device, workers=workers):
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        for name, maps, logits in shared_maps(explainers, classifier, pixels):
-            classes = logits.argmax(1)
-            maps = finish(maps, pixels.shape[2:])
-            kept = [faithfulness.keep_top(maps, fraction) for fraction in fractions]
-            masked = torch.cat([faithfulness.masked_images(pixels, k) for k in kept])
-            answers = faithfulness.class_scores(classifier(masked), classes.repeat(len(fractions)))
-            columns = {"class": classes, "probability": faithfulness.class_scores(logits, classes)}
-            columns |= {f"masked_{100 * f:g}": a for f, a in zip(fractions, answers.split(len(pixels)), strict=True)}
-            if images.masks is not None:
-                masks = images.masks[indices].to(device)
-                columns["iou"] = metrics.intersection_over_union(maps, masks)
-                columns["energy"] = metrics.energy_in_mask(maps, masks)
-            columns = {key: value.cpu().numpy() for key, value in columns.items()}
-            parts.append(
-                pd.DataFrame({"explainer": name, "image": [images.ids[i] for i in indices.tolist()]} | columns)
-            )
-    table = pd.concat(parts, ignore_index=True)
-    order = {name: i for i, name in enumerate(explainers)}
-    return table.sort_values("explainer", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return classifiers.popitem()[1].eval()
 
 
-def shared_maps(explainers, classifier, pixels):
-    """(name, raw maps (B, h, w) of the predicted class, logits (B, K)) of every explainer, from one clean pass.
+def _shard(images, shard):
+    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(x) is int for x in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
+    if shard[1] > max(1, len(images)):
+        raise InputError(f"shard: {len(images)} images cannot be cut into {shard[1]} shards.")
+    return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
 
-    Explainers of feature maps share that pass; others are called.
-    """
-    trained = {name: e for name, e in explainers.items() if hasattr(e, "mechanism")}
-    wanted = {layer.name for explainer in trained.values() for layer in explainer.layers}
-    layers = [layer for layer in classifier.layers if layer.name in wanted]
-    raw, logits = tap(classifier.network, classifier.normalise(pixels), layers, raw=True)
-    outputs = dict(zip((layer.name for layer in layers), raw, strict=True))
-    classes = logits.argmax(1)
-    for name, explainer in explainers.items():
-        if name in trained:
-            multiply = explainer.settings.class_token == "multiply"
-            features = [layer.maps(outputs[layer.name], multiply) for layer in explainer.layers]
-            yield name, explainer.eval().mechanism(features, classes[:, None])[:, 0], logits
-        else:
-            yield name, explainer(pixels, classes), logits
+
+def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
+    """The batches that the sink has not yet, and its table at last."""
+    start = sink.done * batch_size
+    rest = images.subset(range(start, len(images))) if start else images
+    device, failed = classifier.normalise.mean.device, []
+    parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
+    with channels_last(classifier.network), Progress(len(images), "scoring", min(start, len(images))) as progress:
+        for pixels, _, indices in parts:
+            ids = [rest.ids[i] for i in indices.tolist()]
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            masks = None if images.masks is None else rest.masks[indices].to(device)
+            columns = measure(plan, explainers, classifier, pixels, ids, masks)
+            number = (start + indices[0].item()) // batch_size
+            sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))
+            progress.update(min((number + 1) * batch_size, len(images)) - progress.n)
+        if failed:  # of batches without an image left
+            sink.add((len(images) - 1) // batch_size, {}, _report(failed, images))
+    if sink.failed:
+        say(f"{len(sink.failed)} of {len(images)} images could not be read and are left out.")
+    return sink.finish()
+
+
+def _report(failed, images):
+    """[(position, id, reason)] of the images that could not be read, which are said once; empties the list."""
+    told, at = [], 0
+    for name, reason in failed:
+        at = images.ids.index(name, at)
+        told.append((at, name, reason))
+        say(f"{name} is left out. {reason}")
+    failed.clear()
+    return told
+
+
+def _frame(name, ids, columns):
+    values = {key: value.double() if value.is_floating_point() else value for key, value in columns.items()}
+    return pd.DataFrame({"explainer": name, "image": ids} | {key: value.numpy() for key, value in values.items()})
+
+
+def values_of(part):
+    """{measure: value of each image} of one explainer's rows of `score`: AD, IC, AG, MoRF and LeRF in percent."""
+    measures, clean = {}, torch.tensor(part["probability"].to_numpy())
+    for column in [c for c in part if c.startswith("masked_")]:
+        masked, top = torch.tensor(part[column].to_numpy()), column.removeprefix("masked_")
+        measures[f"AD {top}"] = faithfulness.average_drop(clean, masked).numpy()
+        measures[f"IC {top}"] = 100 * faithfulness.increase_in_confidence(clean, masked).double().numpy()
+    if "masked_100" in part:
+        masked = torch.tensor(part["masked_100"].to_numpy())
+        measures["AG 100"] = faithfulness.average_gain(clean, masked).numpy()
+    measures |= {t: part[t.lower()].to_numpy(float) for t in ("IoU", "energy", "pointing") if t.lower() in part}
+    measures |= {t: part[t].to_numpy(float) for t in ("sparsity", "insertion", "deletion") if t in part}
+    for title in ("MoRF", "LeRF"):
+        columns = [c for c in part if c.startswith(f"{title.lower()}_")]
+        if columns:
+            measures[title] = 100 * part[columns].to_numpy(float).mean(1)
+    return measures
 
 
 def summary(table):
-    """Per explainer AD and IC in percent for every fraction, IoU and energy: value, 95 % bootstrap interval, N.
+    """Per explainer the mean of every measure of its scores: value, 95 % bootstrap interval, N.
 
-    table: of `score`. Returns rows explainer, measure ("AD 100" ...), reproduced, low, high, N.
+    table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
+    whose maximum lies in the mask); sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the percentage of
+    predictions that stay, mean of ROAD's levels.
+    Returns rows explainer, measure, reproduced, low, high, N.
     """
     rows = []
     for name, part in table.groupby("explainer", sort=False):
-        clean = torch.tensor(part["probability"].to_numpy())
-        measures = {}
-        for column in [c for c in table if c.startswith("masked_")]:
-            masked, top = torch.tensor(part[column].to_numpy()), column.removeprefix("masked_")
-            measures[f"AD {top}"] = faithfulness.average_drop(clean, masked)
-            measures[f"IC {top}"] = 100 * faithfulness.increase_in_confidence(clean, masked).double()
-        measures |= {
-            title: part[key].to_numpy() for title, key in (("IoU", "iou"), ("energy", "energy")) if key in part
-        }
-        rows += [{"explainer": name, "measure": m} | results.average(values) for m, values in measures.items()]
+        rows += [{"explainer": name, "measure": m} | results.average(values) for m, values in values_of(part).items()]
     return pd.DataFrame(rows)
+
+
+def compare(table, measure, best=None, resamples=10000, seed=0):
+    """Every explainer against the best one in a measure of `summary`, image by image.
+
+    best: its name; by default the one with the best mean (AD, deletion, MoRF: the least). That choice is made on the
+    same images, and p is not corrected for how many explainers are compared.
+    Returns rows explainer, against, difference (mean of its value minus the best one's), low, high (95 % bootstrap
+    interval over images), p (two-sided: how often random signs of the differences give a mean as far from 0; all
+    signs when they are no more than `resamples`), N. Raises `InputError` for unknown names and images that differ.
+    """
+    parts = {name: part.set_index("image") for name, part in table.groupby("explainer", sort=False)}
+    values = {name: choose("measure", measure, values_of(part)) for name, part in parts.items()}
+    sign = 1 if measure.split()[0] in LOWER else -1
+    best = min(values, key=lambda name: sign * values[name].mean()) if best is None else best
+    choose("explainer", best, values)
+    rows = []
+    for name in values:
+        if not parts[name].index.equals(parts[best].index):
+            raise InputError(f"{name} and {best} were not scored on the same images in the same order.")
+        if name != best:
+            gap = values[name] - values[best]
+            low, high = results.bootstrap(gap, seed=seed)
+            found = {"difference": gap.mean(), "low": low, "high": high, "p": _sign_flips(gap, resamples, seed)}
+            rows.append({"explainer": name, "against": best} | found | {"N": len(gap)})
+    return pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", "p", "N"])
+
+
+def _sign_flips(gap, resamples, seed):
+    """p of the mean of paired differences (N,), if either sign of each were equally likely."""
+    n, far = len(gap), abs(gap.sum()) * (1 - 1e-9)
+    if 2**n <= resamples:
+        sums = [abs(np.dot(signs, gap)) for signs in itertools.product((-1, 1), repeat=n)]
+        return float(np.mean(np.array(sums) >= far))
+    rng, hits = np.random.default_rng(seed), 0
+    for _ in range(resamples):
+        hits += abs(gap.sum() - 2 * gap[rng.random(n, np.float32) < 0.5].sum()) >= far
+    return (1 + int(hits)) / (1 + resamples)
+
+
+def cost(explainers, images, count=16, repeats=5):
+    """What an explanation costs: rows explainer, one (seconds for an image alone), batch (seconds an image, `count` at
+    once), forward_passes (through the classifier, as the papers count; a trained explainer has 1).
+
+    Medians of `repeats`, of the predicted class, after a first call that does not count. Other work on the machine
+    makes them longer.
+    """
+    rows, count = [], min(count, len(images))
+    for name, explainer in explainers.items():
+        device = _classifier(explainers).normalise.mean.device
+        pixels = images.pixels(range(count)).to(device)
+        alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
+        whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
+        passes = getattr(explainer, "forward_passes", 1 if hasattr(explainer, "mechanism") else None)
+        seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
+        rows.append({"explainer": name} | seconds | {"forward_passes": passes})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _seconds(explainer, pixels):
+    synchronise = torch.cuda.synchronize if pixels.is_cuda else lambda: None
+    synchronise()
+    started = time.perf_counter()
+    explainer(pixels)
+    synchronise()
+    return time.perf_counter() - started
 
 
 def wide(rows, digits=None):
@@ -102,7 +239,7 @@ def wide(rows, digits=None):
     digits = digits or {}
 
     def cell(row):
-        places = digits.get(row.measure, 1 if row.measure[:2] in ("AD", "IC") else 3)
+        places = digits.get(row.measure, 1 if row.measure.split()[0] in PERCENT else 3)
         return f"{row.reproduced:.{places}f} [{row.low:.{places}f}, {row.high:.{places}f}]"
 
     text = rows.assign(cell=[cell(row) for row in rows.itertuples()])

@@ -83,6 +83,32 @@ class Pictures:
             sha.update(b"%d\n" % os.stat(path).st_size)
 
 
+class Reader(torch.utils.data.Dataset):
+    """Whole batches by their positions; an `InputError` is returned, as a worker would wrap it in a traceback.
+
+    lenient: instead of it the pixels that can be read, or None, and {position: reason} of the others.
+    """
+
+    def __init__(self, images, augment, seed, lenient=False):
+        self.source, self.rows, self.augment, self.seed = images.source, images.rows, augment, seed
+        self.lenient = lenient
+
+    def __getitem__(self, cut):
+        try:
+            return self.source.read(self.rows[cut], self.augment, self.seed)
+        except InputError as error:
+            return self._singly(cut) if self.lenient else error
+
+    def _singly(self, cut):
+        pixels, reasons = [], {}
+        for at in cut.split(1):
+            try:
+                pixels.append(self.source.read(self.rows[at], self.augment, self.seed))
+            except InputError as error:
+                reasons[at.item()] = str(error)
+        return torch.cat(pixels) if pixels else None, reasons
+
+
 def open_rgb(path, upright=False):
     """An image file as an 8-bit RGB image; alpha is ignored, of several pages the first is taken.
 

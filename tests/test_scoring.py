@@ -1,6 +1,7 @@
 """Scores of explainers on a data set: against a slow loop, and by hand."""
 
 import dataclasses
+import statistics
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import lficam
-from lficam import data, faithfulness, features, scoring
+from lficam import data, faithfulness, features, measures, metrics, scoring
 from lficam.classifiers import freeze
 from lficam.errors import InputError
 from lficam.maps import finish
@@ -57,7 +58,7 @@ def test_one_clean_pass_is_shared(explainers, classifier, images):
         scoring.score({name: explainers[name] for name in ("tame", "l-cam-img")}, images, batch_size=20)
     finally:
         handle.remove()
-    assert seen == [20, 60, 60]  # clean, and of each explainer the masked images of three fractions at once
+    assert seen == [20, 120]  # clean, and at once all masked images of two explainers and three fractions
 
 
 def test_the_batch_size_changes_nothing(explainers, images):
@@ -70,7 +71,8 @@ def test_the_batch_size_changes_nothing(explainers, images):
 def test_without_masks_there_is_no_overlap(explainers, images):
     table = scoring.score(explainers, dataclasses.replace(images, masks=None))
     assert not {"iou", "energy"} & set(table.columns)
-    assert set(scoring.summary(table).measure) == {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)}
+    known = {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)}
+    assert set(scoring.summary(table).measure) == known | {"AG 100"}
 
 
 def test_explainers_of_two_classifiers_are_refused(explainers, images):
@@ -90,11 +92,11 @@ def test_summary_by_hand():
     )
     rows = scoring.summary(table).set_index(["explainer", "measure"]).reproduced.to_dict()
     assert rows == pytest.approx(
-        {("a", "AD 100"): 25, ("a", "IC 100"): 50, ("a", "IoU"): 0.3}
-        | {("b", "AD 100"): 0, ("b", "IC 100"): 0, ("b", "IoU"): 0.5}
+        {("a", "AD 100"): 25, ("a", "IC 100"): 50, ("a", "AG 100"): 10, ("a", "IoU"): 0.3}
+        | {("b", "AD 100"): 0, ("b", "IC 100"): 0, ("b", "AG 100"): 0, ("b", "IoU"): 0.5}
     )
     wide = scoring.wide(scoring.summary(table))
-    assert wide.columns.tolist() == ["explainer", "AD 100", "IC 100", "IoU"]
+    assert wide.columns.tolist() == ["explainer", "AD 100", "IC 100", "AG 100", "IoU"]
     assert wide["AD 100"].tolist() == ["25.0 [0.0, 50.0]", "0.0 [0.0, 0.0]"]
 
 
@@ -133,3 +135,223 @@ def test_side_by_side_without_a_scene(classifier, images):
 def test_pooling_layers_are_not_suggested():
     names = [layer.name for layer in features.suggest(freeze(lficam.create("plain", "vgg-8", 10)).layers, 3)]
     assert names == [f"backbone.stages.{i}" for i in range(3)]
+
+
+ALL = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
+
+
+@pytest.fixture(scope="module")
+def sharp():
+    """A classifier that is sure of something, else no altered image would change its mind."""
+    torch.manual_seed(3)
+    network = lficam.create("plain", "resnet-8", 10)
+    classifier = freeze(network)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.endswith("weight") and value.ndim == 2:
+                value *= 60
+    return {"grad-cam": lficam.baseline(classifier, "grad-cam"), "centre": lficam.baseline(classifier, "centre")}
+
+
+@pytest.fixture(scope="module")
+def everything(sharp, images):
+    return scoring.score(sharp, images, measures=ALL, steps=5, batch_size=20)
+
+
+def test_curves_and_road_equal_a_loop(sharp, images, everything):
+    classifier = sharp["centre"].classifier
+    gap = (everything.morf_50 - everything.lerf_50).abs().to_numpy()
+    assert gap[:20].any()
+    for name, i in (("grad-cam", int(gap[:20].argmax())), ("grad-cam", 3), ("centre", 11)):
+        pixels, row = images.pixels([i]), everything[everything.explainer == name].iloc[i]
+        target = classifier(pixels).argmax(1)
+        maps = finish(sharp[name](pixels, target), 32)
+        turns, blur = faithfulness.perturbation_steps(maps, 5), faithfulness.blurred(pixels)
+        for kind, make in (
+            ("insertion", lambda k, p=pixels, t=turns, b=blur: faithfulness.insertion(p, t, k, b)),
+            ("deletion", lambda k, p=pixels, t=turns: faithfulness.deletion(p, t, k)),
+        ):
+            curve = [classifier(make(k)).softmax(1)[0, target].item() for k in range(6)]
+            assert row[[f"{kind}_{k}" for k in range(6)]].tolist() == pytest.approx(curve, abs=1e-4)
+            assert row[kind] == pytest.approx((sum(curve) - (curve[0] + curve[-1]) / 2) / 5, abs=1e-4)
+        order = maps.flatten().argsort(descending=True, stable=True)
+        for share in (10, 30, 50, 70, 90):
+            for kind, ranks in (("morf", order), ("lerf", order.flip(0))):
+                removed = torch.zeros(1024, dtype=torch.bool)
+                removed[ranks[: round(1024 * share / 100)]] = True
+                image = faithfulness.road_impute(
+                    pixels, removed.view(1, 32, 32), measures._grain(pixels, images.ids[i : i + 1])
+                )
+                logits = classifier(image)[0]
+                assert logits.topk(2).values.diff().abs() > 1e-3  # else rounding decides
+                assert row[f"{kind}_{share}"] == (logits.argmax() == target).item()
+        assert row.sparsity == pytest.approx(metrics.sparsity(maps).item(), abs=1e-6)
+        assert row.pointing == metrics.pointing_game(maps, images.masks[[i]]).item()
+
+
+def test_measures_tell_something(everything):
+    """Else the comparisons of the others would be of constants."""
+    for kind in ("morf", "lerf"):
+        assert 0 < everything[f"{kind}_50"].mean() < 1
+    assert everything.insertion.std() > 0.05
+
+
+def test_no_measure_depends_on_batch_or_shard(sharp, images, everything):
+    numbers = everything.columns.drop(["explainer", "image"])
+    small = scoring.score(sharp, images, measures=ALL, steps=5, batch_size=3)
+    np.testing.assert_allclose(small[numbers], everything[numbers], atol=2e-4)
+    shard = scoring.score(sharp, images, measures=ALL, steps=5, batch_size=4, shard=(1, 3))
+    same = everything.groupby("explainer", sort=False, group_keys=False)[everything.columns].apply(lambda x: x[1::3])
+    np.testing.assert_allclose(shard[numbers], same[numbers], atol=2e-4)
+    assert shard.image.tolist() == same.image.tolist()
+
+
+def test_noise_belongs_to_the_image(sharp, images):
+    before, pixels = torch.get_rng_state(), images.pixels(range(3))
+    a, b = measures._grain(pixels, images.ids[:3]), measures._grain(pixels[:1], images.ids[2:3])
+    assert torch.equal(a[2], b[0])
+    assert not torch.equal(a[0], a[1])
+    assert a.std().item() == pytest.approx(0.01, rel=0.05)
+    scoring.score(sharp, images.subset([0]), measures=("road", "insertion"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_classifier_is_left_as_it_was(sharp, images):
+    network = sharp["centre"].classifier.network
+    before = {name: (value.data_ptr(), value.stride()) for name, value in network.named_parameters()}
+    scoring.score(sharp, images.subset([0]))
+    assert {name: (value.data_ptr(), value.stride()) for name, value in network.named_parameters()} == before
+
+
+def test_bfloat16_is_close(explainers, images):
+    exact, coarse = (scoring.score(explainers, images, precision=p) for p in ("float32", "bfloat16"))
+    agree = (exact["class"] == coarse["class"]).to_numpy()
+    assert agree.mean() > 0.7
+    gap = (exact.probability - coarse.probability)[agree].abs()
+    assert 0 < gap.max() < 0.03
+    gap = (exact.masked_50 - coarse.masked_50)[agree].abs()
+    assert gap.median() < 0.02
+
+
+class Given:
+    """An explainer with maps that a test made."""
+
+    def __init__(self, classifier, make):
+        self.classifier, self.make = classifier, make
+
+    def __call__(self, pixels, target):  # noqa: ARG002
+        return self.make(pixels.mean(1))
+
+
+def test_maps_of_any_size_sign_and_scale_and_constant_ones(classifier, images):
+    made = {
+        "plain": lambda maps: maps,
+        "negative": lambda maps: maps - 5,
+        "huge": lambda maps: maps * 2.0**100,
+        "small": lambda maps: maps[:, ::16, ::16],
+        "constant": lambda maps: torch.full_like(maps, 3.0),
+    }
+    explainers, few = {name: Given(classifier, make) for name, make in made.items()}, images.subset(range(6))
+    table = scoring.score(explainers, few, measures=ALL, steps=4)
+    part = {name: rows.reset_index(drop=True) for name, rows in table.groupby("explainer")}
+    for name in ("negative", "huge"):
+        np.testing.assert_allclose(
+            part[name].masked_50, part["plain"].masked_50, atol=0.01
+        )  # rounding moves a pixel or two
+    assert np.isfinite(part["small"].masked_15).all()
+    black = classifier(torch.zeros(1, 3, 32, 32)).softmax(1)[0].detach().numpy()
+    np.testing.assert_allclose(part["constant"].masked_100, black[part["constant"]["class"]], atol=1e-5)
+    assert not part["constant"][["sparsity", "energy", "iou"]].to_numpy().any()
+    assert np.isfinite(scoring.summary(table).reproduced).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda maps: torch.where(torch.arange(len(maps))[:, None, None] == 2, torch.nan, maps),
+            "image 'photo.*00002'",
+        ),
+        (lambda maps: maps * torch.inf, "bad: the map of image"),
+        (lambda maps: maps[:-1], r"bad: expected maps \(8, h, w\), one an image, got \(7, 32, 32\)"),
+        (lambda maps: maps[:, None], r"got \(8, 1, 32, 32\)"),
+        (lambda maps: 0, r"got int"),  # noqa: ARG005
+    ],
+)
+def test_maps_that_are_none(classifier, images, make, words):
+    explainers = {"good": Given(classifier, lambda maps: maps), "bad": Given(classifier, make)}
+    with pytest.raises(InputError, match=words):
+        scoring.score(explainers, images, batch_size=8)
+
+
+def test_a_class_without_probability():
+    table = pd.DataFrame({"explainer": "a", "probability": [0.0, 0.5], "masked_100": [0.5, 0.25]})
+    rows = scoring.summary(table).set_index("measure").reproduced
+    assert rows["AD 100"] == 25
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"measures": ("masks",)}, "Unknown measure 'masks'"),
+        ({"precision": "float16"}, "Unknown precision"),
+        ({"fractions": (0.5, 2)}, "shares of the pixels"),
+        ({"fractions": (0.5, 0.5)}, "none twice"),
+        ({"measures": ()}, "at least one"),
+        ({"steps": 1}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_that_cannot_be(explainers, images, options, words):
+    with pytest.raises(InputError, match=words):
+        scoring.score(explainers, images, **options)
+
+
+def test_summary_of_all_measures(everything):
+    rows = scoring.summary(everything).set_index(["explainer", "measure"])
+    part = everything[everything.explainer == "grad-cam"]
+    expected = {m: part[m].mean() for m in ("sparsity", "insertion", "deletion", "energy", "pointing")}
+    for title in ("MoRF", "LeRF"):
+        expected[title] = 100 * part[[f"{title.lower()}_{k}" for k in (10, 30, 50, 70, 90)]].to_numpy().mean()
+    for measure, value in expected.items():
+        assert rows.reproduced["grad-cam", measure] == pytest.approx(value)
+    assert scoring.wide(rows.reset_index()).shape == (2, 1 + 7 + 3 + 5)
+
+
+def paired(**values):
+    parts = [{"explainer": n, "image": list("abcd"), "probability": 0.5, "iou": v} for n, v in values.items()]
+    return pd.concat([pd.DataFrame(part) for part in parts])
+
+
+def test_compare_by_hand():
+    table = paired(low=[0.1, 0.2, 0.3, 0.4], high=[0.2, 0.3, 0.4, 0.5], other=[0.2, 0.3, 0.5, 0.3])
+    rows = scoring.compare(table, "IoU").set_index("explainer")
+    assert rows.against.unique().tolist() == ["high"]
+    assert rows.loc["low", ["difference", "low", "high", "p", "N"]].tolist() == pytest.approx(
+        [-0.1, -0.1, -0.1, 2 / 16, 4]
+    )
+    assert rows.loc["other", ["difference", "p"]].tolist() == pytest.approx([-0.025, 1])
+    assert scoring.compare(table, "IoU", best="low").explainer.tolist() == ["high", "other"]
+    table["sparsity"], table["deletion"] = table.iou, table.iou
+    assert scoring.compare(table, "deletion").against.unique().tolist() == ["low"]
+    with pytest.raises(InputError, match="Unknown measure 'AD 15'"):
+        scoring.compare(table, "AD 15")
+    with pytest.raises(InputError, match="same images"):
+        scoring.compare(table.iloc[1:], "IoU")
+
+
+def test_compare_draws_signs_where_they_are_too_many():
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(0.3, 1, 12), rng.normal(0, 1, 400)
+    assert scoring._sign_flips(few, 3000, 0) == pytest.approx(scoring._sign_flips(few, 5000, 0), abs=0.03)
+    z = abs(many.mean()) / many.std() * 20
+    assert scoring._sign_flips(many, 2000, 0) == pytest.approx(2 * statistics.NormalDist().cdf(-z), abs=0.03)
+    assert scoring._sign_flips(many + 1, 2000, 0) == pytest.approx(1 / 2001)
+
+
+def test_cost(explainers, images):
+    made = explainers | {"rise": lficam.baseline(explainers["tame"].classifier, "rise", masks=30)}
+    rows = scoring.cost(made, images, count=4, repeats=2).set_index("explainer")
+    assert rows.forward_passes.to_dict() == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "centre": 0, "rise": 30}
+    assert (rows[["one", "batch"]].to_numpy() > 0).all()
+    assert rows.batch["rise"] > rows.batch["centre"]

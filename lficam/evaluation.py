@@ -1,5 +1,6 @@
 """A data set through a model."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -91,6 +92,20 @@ def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, w
         with torch.inference_mode():
             hits.append(correct(model(attacked).logits.float(), labels).cpu())
     return torch.cat(hits)
+
+
+def randomised(explainer, seed=0):
+    """A copy of an explainer whose classifier has random weights (Adebayo et al., NeurIPS 2018); a mechanism stays.
+
+    Every layer that can be initialised anew is, from the seed; the explainer itself is not touched.
+    """
+    other = copy.deepcopy(explainer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in other.classifier.network.modules() if other.classifier is not None else ():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+    return other
 
 
 def finished_maps(predictions, images):

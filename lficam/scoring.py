@@ -8,13 +8,14 @@ compare(table, "AD 15")                     # every explainer against the best o
 import itertools
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from . import faithfulness, results, streaming
-from .configuration import configuration
+from .configuration import configuration, sha256
 from .data import batches
 from .errors import InputError, choose
 from .maps import finish
@@ -58,9 +59,10 @@ def score(
     those columns. Images that cannot be read are left out for all explainers, reported by name, and in
     `attrs["failed"]` as (id, reason).
 
-    path: the table as a file, see streaming.py. Its batches are written as they come, so that memory does not grow
-    with the images; killed and called again it continues, and the file is the same; finished, it is read. fresh: forget
-    what is there. Meanwhile the classifier's weights lie channels last; afterwards they are as before.
+    path: the table as a file, see streaming.py, or a folder, in which all settings have files of their own. Batches are
+    written as they come, so that memory does not grow with the images; killed and called again it continues, and the
+    file is the same; finished, it is read. fresh: forget what is there. Meanwhile the classifier's weights lie channels
+    last; afterwards they are as before.
     Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
     writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
     """
@@ -70,6 +72,7 @@ def score(
     if path is None:
         return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
     config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
+    path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
     with streaming.locked(path):
         table = None if fresh else streaming.finished(path, config)
         if table is not None:

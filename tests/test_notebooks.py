@@ -117,7 +117,8 @@ def test_results_of_03(explaining, reports):
     assert {"l-cam-img", "l-cam-fm-ce", "no area", "no variation", "own masks", "grad-cam", "centre"} == set(
         ours[ours.classifier == "resnet-8"].explainer
     )
-    assert set(ours.measure) == {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)} | {"IoU", "energy"}
+    faithful = {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)} | {"AG 100"}
+    assert set(ours.measure) == faithful | {"IoU", "energy", "pointing"}
     assert ((ours.low <= ours.reproduced) & (ours.reproduced <= ours.high)).all()
     assert (ours.N == 60).all()
     assert ours.published.isna().all()
@@ -139,4 +140,27 @@ def test_results_of_04(explaining, reports):
     assert halves.reproduced.between(0, 100).all()
     assert {f["file"] for f in explaining["04_tame"]["figures"]} == {
         "lr-range.png", "terms.png", "maps.png", "summary.png", "scenes.png"
+    }  # fmt: skip
+
+
+def test_results_of_05(explaining, reports):  # noqa: ARG001 - whose classifier and explainers it finds
+    record = json.loads(run.run("05_ad_ic", "smoke", reports=reports).read_text())
+    folder = reports / "smoke" / "05_ad_ic"
+    table = pd.read_csv(folder / "table.csv")
+    passes = table.set_index("explainer")["#FW"].to_dict()
+    assert passes == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "score-cam": 64, "rise": 20, "random": 0, "centre": 0}
+    scores = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
+    assert {"insertion", "deletion", "MoRF", "LeRF", "IoU", "AD 100"} <= set(scores.measure)
+    assert (scores.N == 12).all()
+    conventions = pd.read_csv(folder / "conventions.csv").set_index("convention")
+    assert len(conventions) == 8
+    papers = scores[(scores.explainer == "tame") & (scores.measure == "AD 100")].reproduced.item()
+    assert conventions.reproduced["papers"] == pytest.approx(papers, abs=0.01)
+    compared = pd.read_csv(folder / "compare.csv")
+    assert len(compared) == 2 * (len(passes) - 1)
+    assert compared.p.between(0, 1).all()
+    sanity = pd.read_csv(folder / "sanity.csv").set_index("explainer").reproduced
+    assert sanity["centre"] == pytest.approx(1)  # it looks at nothing
+    assert {f["file"] for f in record["figures"]} == {
+        "superimposed.png", "plane.png", "curves.png", "thresholds.png", "cost.png", "conventions.png"
     }  # fmt: skip

@@ -163,7 +163,9 @@ def run_folder(job, images, model=None):
     settings = dataclasses.asdict(job)
     if job.explains:
         model = model or job.model(images)
+        # What was chosen, whether it was given or is the default.
         settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
+        settings |= {"options": dataclasses.asdict(model.settings)}
     text = json.dumps([settings, images.digest, len(images)], sort_keys=True)
     name = f"{job.method}-{job.short}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return workspace.root() / "runs" / job.dataset / name

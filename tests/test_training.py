@@ -239,6 +239,17 @@ def test_explainer_is_the_last_epochs_and_its_file_holds_the_mechanism_alone():
 
 
 @pytest.mark.usefixtures("home")
+def test_a_default_that_is_given_is_the_same_run():
+    job = explaining(train(CLASSIFIER))
+    images = job.images("train", 48)
+    layers = [f"backbone.stages.{i}" for i in range(3)]
+    spelt = dataclasses.replace(job, layers=layers, options={"space": "pixels", "masks": "batch"})
+    assert training.run_folder(spelt, images) == training.run_folder(job, images)
+    other = dataclasses.replace(job, options={"masks": "own"})
+    assert training.run_folder(other, images) != training.run_folder(job, images)
+
+
+@pytest.mark.usefixtures("home")
 def test_explainer_learns_what_the_classifier_says():
     classifier = train(CLASSIFIER)
     images = CLASSIFIER.images("train", 48)

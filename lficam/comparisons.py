@@ -131,8 +131,8 @@ def perturbation_curves(curves):
         axis.set(xlim=(-3, 103), xticks=range(0, 101, 20), ylim=(0, None))
     for axis in axes.flat[count:]:
         axis.axis("off")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("probability")
+    for axis, key in zip(axes[:, 0], list(curves)[::wide], strict=True):
+        axis.set_ylabel("share of predictions that stay" if key in ("morf", "lerf") else "probability")
     _legend(figure, dict.fromkeys(name for lines in curves.values() for name in lines), lines=True)
     return figure
 

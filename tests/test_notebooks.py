@@ -154,7 +154,7 @@ def test_results_of_05(explaining, reports):  # noqa: ARG001 - whose classifier 
     assert (scores.N == 12).all()
     conventions = pd.read_csv(folder / "conventions.csv").set_index("convention")
     assert len(conventions) == 8
-    papers = scores[(scores.explainer == "tame") & (scores.measure == "AD 100")].reproduced.item()
+    papers = scores[(scores.explainer == "l-cam-img") & (scores.measure == "AD 100")].reproduced.item()
     assert conventions.reproduced["papers"] == pytest.approx(papers, abs=0.01)
     compared = pd.read_csv(folder / "compare.csv")
     assert len(compared) == 2 * (len(passes) - 1)

@@ -193,10 +193,21 @@ def test_other_files_stay(tmp_path):
     with pytest.raises(InputError, match="no part of a table"):
         scoring.score(*made(), tmp_path / "b.csv")
     assert (tmp_path / "b.csv.part").read_text() == "mine\n"
+    (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        scoring.score(*made(), tmp_path)
+        scoring.score(*made(), tmp_path / "folder.csv")
     with pytest.raises(InputError, match="Cannot write"):
         scoring.score(*made(), path / "below" / "c.csv")
+
+
+def test_a_folder_holds_a_file_for_each_settings(tmp_path):
+    explainers, images = made()
+    folder = tmp_path / "scores"
+    first = scoring.score(explainers, images, folder)
+    scoring.score(explainers, images, folder, fractions=(0.5,))
+    again = scoring.score(explainers, images, folder)
+    assert len(list(folder.glob("scores-*.csv"))) == 2
+    assert again.equals(first)
 
 
 def test_two_runs_of_one_file(tmp_path, whole):

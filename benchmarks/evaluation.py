@@ -73,7 +73,7 @@ def keep(values, dropped):
 
 def ours(explainer, images, batch):
     """AD and IC in percent at each level, and mean O / Y at 100 %: below, a rounding may settle a tie of pixels."""
-    table = scoring.score({"ours": explainer}, images, LEVELS, batch)
+    table = scoring.score({"ours": explainer}, images, fractions=LEVELS, measures=["masking"], batch_size=batch)
     clean, found = torch.tensor(table.probability.to_numpy()), []
     for level in LEVELS:
         masked = torch.tensor(table[f"masked_{100 * level:g}"].to_numpy())

@@ -4,7 +4,8 @@
 photo-digits     built-in: MNIST digits on photographs with exact masks; 10 classes, any size (32)
 photo-digits-2   the same in two classes: closed loop (0, 6, 8, 9) or no loop (1, 3, 5, 7)
 cifar10, -100    32 x 32. The papers choose the best epoch on the test set; here "validation" is the last 5,000 of a
-                 fixed permutation of the training images, and "train" the others
+                 fixed permutation of the training images, and "train" the others. Read from torchvision's folder, or
+                 from cifar-10-batches-bin, cifar-100-binary: the same images in the same order
 stl10            the labelled images, any size (224); "validation" is 500 training images chosen in the same way
 folder, catdog   root/{train, val or validation, test}/{class}/image files, any size (224); of val and test one may be
                  missing, then the other serves as both. Or root/{class}/..., split 80/10/10 in each class, always alike
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 import torchvision
 
-from . import builtin, folders, workspace
+from . import builtin, cifar, folders, workspace
 from .errors import InputError, choose
 from .sources import Memory, Pictures, Reader, permutation, unit
 
@@ -224,7 +225,9 @@ def _torchvision(asked):
 
 @functools.lru_cache(maxsize=4)
 def _fetch(name, part, root, download):
-    """Pixels (M, 3, h, w) uint8, labels (M,) and class names of a torchvision data set; its own checksums hold."""
+    """Pixels (M, 3, h, w) uint8, labels (M,) and class names: CIFAR's binary files, or what torchvision keeps."""
+    if cifar.folder(name, root):
+        return cifar.read(name, part, root)
     kind = _DATASETS[name][0]
     which = {"split": part} if name == "stl10" else {"train": part == "train"}
     try:

@@ -186,6 +186,55 @@ def test_cifar(cifar):
     assert data.load("cifar10", "test", root=cifar, count=15).labels.bincount().tolist() == [2] * 5 + [1] * 5
 
 
+def as_binary(root):
+    """The pickled files of `cifar`, written as the binary distribution has them."""
+    source, home = root / "cifar-10-batches-py", root / "binary" / "cifar-10-batches-bin"
+    home.mkdir(parents=True)
+    for path in source.glob("*_batch*"):
+        content = pickle.loads(path.read_bytes())
+        labels = np.array(content["labels"], np.uint8)[:, None]
+        (home / f"{path.name}.bin").write_bytes(np.concatenate([labels, content["data"]], axis=1).tobytes())
+    (home / "batches.meta.txt").write_text("\n".join(f"class_{k}" for k in range(10)) + "\n\n")
+    return home
+
+
+def test_binary_cifar_is_the_same(cifar, monkeypatch):
+    home = as_binary(cifar)
+    records = data.cifar._records
+    monkeypatch.setattr(
+        data.cifar, "_records", lambda path, labels, _: records(path, labels, 20 if "test" in path.name else 1100)
+    )
+    for split in data.SPLITS:
+        pickled, binary = (data.load("cifar10", split, root=root) for root in (cifar, home.parent))
+        assert binary.digest == pickled.digest
+    assert binary.classes[2] == "class_2"
+    (home / "batches.meta.txt").write_text("only_one")
+    data._fetch.cache_clear()
+    with pytest.raises(InputError, match=r"has label 9, but batches\.meta\.txt names 1 classes"):
+        data.load("cifar10", "test", root=home.parent)
+
+
+def test_binary_cifar_that_is_cut_or_missing(cifar):
+    home = as_binary(cifar)
+    with pytest.raises(InputError, match=r"test_batch\.bin has 61,460 bytes instead of 30,730,000"):
+        data.load("cifar10", "test", root=home.parent)
+    (home / "test_batch.bin").unlink()
+    with pytest.raises(InputError, match=r"Cannot read .*test_batch\.bin \(No such file"):
+        data.load("cifar10", "test", root=home.parent)
+
+
+def test_binary_cifar100_takes_the_fine_labels(tmp_path):
+    home = tmp_path / "cifar-100-binary"
+    home.mkdir()
+    records = np.zeros((10_000, 3074), np.uint8)
+    records[:, 0], records[:, 1] = 19, np.arange(10_000) % 100
+    (home / "test.bin").write_bytes(records.tobytes())
+    (home / "fine_label_names.txt").write_text("\n".join(f"fine_{k}" for k in range(100)))
+    test = data.load("cifar100", "test", root=tmp_path)
+    assert (test.labels[:3].tolist(), len(test.classes)) == ([0, 1, 2], 100)
+    data._fetch.cache_clear()
+
+
 def test_cifar_has_one_size(cifar):
     assert data.load("cifar10", "test", root=cifar, size=32).size == 32
     with pytest.raises(InputError, match="32 x 32: leave size out"):

@@ -54,10 +54,6 @@ class Classifier(nn.Module):
         self.backbone = backbone
 
     def forward(self, pixels):
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise InputError(
-                f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
-            )
         return self.classify_and_attend(self.normalise(pixels))
 
     def loss(self, pixels, labels):

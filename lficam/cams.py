@@ -14,6 +14,7 @@ import torch
 
 from .errors import InputError, choose
 from .features import choose_layers, suggest, tap
+from .parts import check_pixels
 
 SCORES = {"logit": "logit", "probability": "probability"}
 
@@ -39,26 +40,14 @@ class Baseline:
 
         Raises `InputError` for pixels of another shape and for classes that do not exist.
         """
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise InputError(
-                f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
-            )
-        target = None if target is None else self._classes(target, pixels)
+        check_pixels(pixels)
+        target = None if target is None else self.classifier.check_classes(target, len(pixels))
         self.counted = 0
         with torch.inference_mode():
             maps = self._maps(pixels.contiguous(memory_format=torch.channels_last), target)
         return maps.clone()  # a tensor like any other, also outside inference mode
 
     attribute = __call__
-
-    def _classes(self, target, pixels):
-        last, target = self.classifier.num_classes - 1, torch.as_tensor(target, device=pixels.device)
-        target = target.expand(len(pixels)) if target.ndim == 0 else target
-        if target.shape != (len(pixels),):
-            raise InputError(f"target: expected {len(pixels)} classes, one an image, got shape {tuple(target.shape)}.")
-        if target.is_floating_point() or not ((target >= 0) & (target <= last)).all():
-            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {target.tolist()[:5]}.")
-        return target.long()
 
     def _tap(self, images, **options):
         """Normalised images -> the layer's maps (B, C, h, w) and the logits (B, K); options of `features.tap`."""

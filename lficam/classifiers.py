@@ -53,6 +53,22 @@ class Frozen(nn.Module):
     def forward(self, pixels):
         return features.run(self.network, self.normalise(pixels))
 
+    def check_classes(self, classes, count=None):
+        """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
+        last, given = self.num_classes - 1, classes
+        try:
+            classes = torch.as_tensor(classes, device=self.normalise.mean.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
+        if count is not None:
+            classes = classes.expand(count) if classes.ndim == 0 else classes
+            if classes.shape != (count,):
+                raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
+        whole = not classes.is_floating_point() and classes.dtype != torch.bool
+        if not whole or not ((classes >= 0) & (classes <= last)).all():
+            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
+        return classes.long()
+
     @functools.cached_property
     def digest(self):
         """SHA-256, in hex, of all weights: which classifier this is, whatever it is called."""

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 from matplotlib import pyplot as plt
 
+from . import results
 from .placing import place
 from .style import METHOD_COLOURS, METHOD_TITLES, OTHER, overlay, styled
 
@@ -95,7 +96,7 @@ def quality_plane(rows, percents=(100, 50, 15)):
     return figure
 
 
-def bands(table, measure, resamples=2000, seed=0):
+def bands(table, measure):
     """Mean score over the share of pixels with its 95 % bootstrap band: {explainer: (shares, mean, low, high)}.
 
     table: of `scoring.score`, with columns explainer and measure_0, measure_1 ... per image. measure: "insertion" or
@@ -107,10 +108,7 @@ def bands(table, measure, resamples=2000, seed=0):
     found = {}
     for name, part in table.groupby("explainer", sort=False):
         values = part[[columns[step] for step in steps]].to_numpy(dtype=float)
-        n = len(values)
-        counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
-        low, high = np.percentile(counts @ values / n, [2.5, 97.5], axis=0)
-        found[name] = shares, values.mean(0), low, high
+        found[name] = shares, values.mean(0), *results.bootstrap(values)
     return found
 
 

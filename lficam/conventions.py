@@ -158,17 +158,5 @@ def average_drops(explainer, images, conventions=CONVENTIONS, batch_size=64, wor
     for name, convention in conventions.items():
         part = table[table.convention == name]
         values, weights = drops(part.clean, part.masked, convention)
-        found = results.average(values) if convention.average == "images" else weighted(values, weights)
-        rows.append({"convention": name, "description": convention.description} | found)
+        rows.append({"convention": name, "description": convention.description} | results.average(values, weights))
     return pd.DataFrame(rows)
-
-
-def weighted(values, weights, resamples=2000, seed=0):
-    """Weighted mean of per-image values, and the 95 % bootstrap interval over images, numerator and weight together."""
-    rng, n, products = np.random.default_rng(seed), len(values), values * weights
-    found = []
-    for _ in range(resamples):
-        at = rng.integers(n, size=n)
-        found.append(products[at].sum() / weights[at].sum())
-    low, high = np.percentile(found, [2.5, 97.5])
-    return {"reproduced": float(products.sum() / weights.sum()), "low": float(low), "high": float(high), "N": n}

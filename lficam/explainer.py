@@ -116,7 +116,7 @@ class Explainer(nn.Module):
         """
         if target is None:
             return self.explain(pixels)[0][:, 0]
-        target = self.check_classes(target, len(pixels))
+        target = self.classifier.check_classes(target, len(pixels))
         return self.mechanism(self.features(pixels)[0], target[:, None])[:, 0]
 
     attribute = forward
@@ -127,46 +127,23 @@ class Explainer(nn.Module):
         classes: (L,) the same for all images, (B, L), or None for the predicted class (L = 1).
         """
         features, logits = self.features(pixels, stop=False)
-        classes = logits.argmax(1, keepdim=True) if classes is None else self.check_classes(classes)
+        classes = logits.argmax(1, keepdim=True) if classes is None else self.classifier.check_classes(classes)
         return self.mechanism(features, classes), logits
 
     def features(self, pixels, stop=True):
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
-        return self._tap(self._normalised(pixels), stop=stop)
-
-    def _normalised(self, pixels):
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise InputError(
-                f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
-            )
-        return self.classifier.normalise(pixels)
+        return self._tap(self.classifier.normalise(pixels), stop=stop)
 
     def _tap(self, images, **options):
         multiply = self.settings.class_token == "multiply"
         return tap(self.classifier.network, images, self.layers, multiply=multiply, **options)
-
-    def check_classes(self, classes, count=None):
-        """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
-        last, given = self.classifier.num_classes - 1, classes
-        try:
-            classes = torch.as_tensor(classes, device=self.mechanism.fuse.bias.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
-        if count is not None:
-            classes = classes.expand(count) if classes.ndim == 0 else classes
-            if classes.shape != (count,):
-                raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
-        whole = not classes.is_floating_point() and classes.dtype != torch.bool
-        if not whole or not ((classes >= 0) & (classes <= last)).all():
-            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
-        return classes.long()
 
     def loss(self, pixels, labels):
         """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
 
         pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
         """
-        options, images = self.settings, self._normalised(pixels)
+        options, images = self.settings, self.classifier.normalise(pixels)
         if options.masked == "features":
             labels = self.classifier(pixels).argmax(1) if options.labels == "batch" else labels
             kept = []

@@ -93,7 +93,10 @@ def unstrided(part):
 
 
 class Normalise(nn.Module):
-    """Pixels in [0, 1] -> (pixels - mean) / std, per colour channel. Numbers serve for all three channels."""
+    """Pixels (B, 3, H, W) in [0, 1] -> (pixels - mean) / std, per colour channel. Numbers serve for all three channels.
+
+    Raises `InputError` for anything else than a float tensor of such images.
+    """
 
     def __init__(self, mean, std):
         super().__init__()
@@ -104,4 +107,13 @@ class Normalise(nn.Module):
             self.register_buffer(name, numbers.expand(3).reshape(3, 1, 1).clone(), persistent=False)
 
     def forward(self, pixels):
-        return (pixels - self.mean) / self.std
+        return (check_pixels(pixels) - self.mean) / self.std
+
+
+def check_pixels(pixels):
+    """The pixels, if they are a float tensor (B, 3, H, W); else `InputError`."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise InputError(
+            f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
+        )
+    return pixels

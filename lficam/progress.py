@@ -24,16 +24,6 @@ def say(text, stream=None):
     print(text, file=stream or sys.stdout, flush=True)
 
 
-def track(iterable, label, total=None, **options):
-    """Yield the items and show how far the loop is; `total` is len(iterable) where it has one."""
-    with Progress(
-        total if total is not None else getattr(iterable, "__len__", lambda: None)(), label, **options
-    ) as progress:
-        for item in iterable:
-            yield item
-            progress.update()
-
-
 class Progress:
     """A count towards `total` (None: unknown), shown as a widget or as one line per `every` seconds and one at the end.
 

@@ -41,15 +41,22 @@ def _normal_quantile(p):
     return NormalDist().inv_cdf(p)
 
 
-def bootstrap(values, confidence=0.95, resamples=2000, seed=0):
-    """Percentile bootstrap interval of the mean of per-image values (N,): (low, high). Seeded, so it repeats."""
+def bootstrap(values, weights=None, confidence=0.95, resamples=2000, seed=0):
+    """Percentile bootstrap interval of the mean of per-image values: (low, high). Seeded, so it repeats.
+
+    values (N,): low and high are numbers; (N, S): arrays (S,), all from the same resamples of the images.
+    weights (N,): of a weighted mean; they are drawn together with the values.
+    """
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+    if values.ndim not in (1, 2) or not values.size or not np.isfinite(values).all():
         raise InputError(f"Bootstrap: expected a non-empty list of finite numbers, got shape {values.shape}.")
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    n, rng = len(values), np.random.default_rng(seed)
+    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    sums = np.column_stack([values.reshape(n, -1) * weights[:, None], weights])
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
     tail = 100 * (1 - confidence) / 2
-    return tuple(float(q) for q in np.percentile(means, [tail, 100 - tail]))
+    low, high = np.percentile(drawn[:, :-1] / drawn[:, -1:], [tail, 100 - tail], axis=0)
+    return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)
 
 
 def percentage(hits):
@@ -59,10 +66,11 @@ def percentage(hits):
     return {"reproduced": 100 * count / n, "low": 100 * low, "high": 100 * high, "N": n}
 
 
-def average(values):
-    """Mean of per-image values (N,), with its bootstrap 95 % interval."""
-    low, high = bootstrap(values)
-    return {"reproduced": float(np.mean(np.asarray(values))), "low": low, "high": high, "N": len(values)}
+def average(values, weights=None):
+    """Mean of per-image values (N,), weighted by `weights` (N,) if given, with its bootstrap 95 % interval."""
+    low, high = bootstrap(values, weights)
+    mean = np.average(np.asarray(values, dtype=np.float64), weights=weights)
+    return {"reproduced": float(mean), "low": low, "high": high, "N": len(values)}
 
 
 def published_accuracy(folder=None):

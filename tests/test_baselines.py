@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
+from networks import golden_images
 from skimage.transform import resize
 from torch import nn
 from torchvision import models
@@ -65,13 +66,13 @@ def pixels():
 @pytest.fixture(scope="module")
 def tiny_vgg():
     """The authors' small VGG, with the module names of torchvision's, and two images."""
-    content = torch.load(GOLDEN / "tinyvgg_backbone.pt", weights_only=True)
+    state = torch.load(GOLDEN / "lcam_tinyvgg.pt", weights_only=True)["backbone_state"]
     stages = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 16, 16, 16, "M", 16, 16, 512, "M"]
     network = models.VGG(models.vgg.make_layers(stages), init_weights=False)
     hidden = nn.ReLU(), nn.Dropout(0.0)
     network.classifier = nn.Sequential(nn.Linear(25088, 24), *hidden, nn.Linear(24, 24), *hidden, nn.Linear(24, 1000))
-    network.load_state_dict({name: value.float() for name, value in content["state"].items()})
-    return classifiers.freeze(network), content["images"].float() / 255
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    return classifiers.freeze(network), golden_images()[:2]
 
 
 # --- the authors' outputs: made low-resolution maps, min-max, upsampled (upstream), or upsampled before (lcam)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import lficam
-from lficam import conventions, data, features, scoring
+from lficam import conventions, data, features, results, scoring
 from lficam.classifiers import freeze
 from lficam.conventions import CONVENTIONS, Convention
 from lficam.errors import InputError
@@ -135,11 +135,11 @@ def test_the_logit_convention_is_torchcams(images):
 
 def test_sums_by_hand():
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["sums"])
-    assert conventions.weighted(values, weights)["reproduced"] == pytest.approx(40)  # 0.4 of 1.0
-    assert conventions.weighted(values, weights)["low"] == pytest.approx(0)
-    assert conventions.weighted(values, weights)["high"] == pytest.approx(50)
+    assert results.average(values, weights)["reproduced"] == pytest.approx(40)  # 0.4 of 1.0
+    assert results.average(values, weights)["low"] == pytest.approx(0)
+    assert results.average(values, weights)["high"] == pytest.approx(50)
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["papers"])
-    assert conventions.weighted(values, weights)["reproduced"] == pytest.approx(25)
+    assert results.average(values, weights)["reproduced"] == pytest.approx(25)
 
 
 def test_errors(explainers, images):

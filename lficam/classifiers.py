@@ -32,11 +32,11 @@ class Frozen(nn.Module):
     def __init__(self, network, mean, std, size, card, classes=None):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.normalise = Normalise(mean, std).to(device)
+        like = next(network.parameters(), torch.zeros(()))
+        self.normalise = Normalise(mean, std).to(like)
         self.size, self.card = size, card
         try:
-            self.layers, logits = features.spatial_layers(network, torch.zeros(1, 3, size, size, device=device))
+            self.layers, logits = features.spatial_layers(network, torch.zeros(2, 3, size, size).to(like))
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(
@@ -94,6 +94,12 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
     Raises `InputError` for a module that is no classifier of such images.
     """
     if isinstance(classifier, Frozen):
+        for name, value in {"mean": mean, "std": std}.items():
+            own = getattr(classifier.normalise, name).flatten()
+            if value is not None and not torch.allclose(own, torch.as_tensor(value).to(own), atol=1e-6):
+                raise InputError(
+                    f"This classifier was frozen with {name} {own.tolist()}, not {value}: give one of them."
+                )
         return classifier
     if not isinstance(classifier, nn.Module):
         raise InputError(f"classifier: expected an nn.Module or a name, got {type(classifier).__name__}.")

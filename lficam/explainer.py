@@ -211,11 +211,7 @@ def attach(
     settings = Settings(method, **METHODS[method] | options)
     found = {"mean": mean, "std": std, "size": size, "classes": classes}
     found = {name: value for name, value in found.items() if value is not None}
-    if not isinstance(classifier, classifiers.Frozen):
-        is_module = isinstance(classifier, nn.Module)
-        classifier = (
-            classifiers.freeze(classifier, **found) if is_module else classifiers.find(classifier, weights, **found)
-        )
+    classifier = classifiers.find(classifier, weights, **found)
     chosen = _layers(classifier, layers, settings)
     channels = [layer.channels for layer in chosen]
     mechanism = (

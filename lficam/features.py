@@ -195,7 +195,7 @@ def suggest(layers, count):
     last = {}
     for layer in once:
         size = layer.height, layer.width
-        if not layer.pools and (size not in last or _depth(layer) <= _depth(last[size])):
+        if layer.channels > 1 and not layer.pools and (size not in last or _depth(layer) <= _depth(last[size])):
             last[size] = layer
     return sorted(last.values(), key=layers.index)[-count:]
 

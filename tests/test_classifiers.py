@@ -49,6 +49,18 @@ def test_a_module_is_frozen_in_place():
     assert freeze(frozen) is frozen
 
 
+def test_frozen_once_it_keeps_its_normalisation():
+    frozen = freeze(small(), mean=0.5, size=32)
+    assert freeze(frozen, mean=(0.5, 0.5, 0.5), size=64) is frozen
+    with pytest.raises(lficam.InputError, match=r"was frozen with mean \[0.5, 0.5, 0.5\], not 0.4: give one of them"):
+        lficam.attach(frozen, "tame", mean=0.4)
+
+
+def test_double_precision():
+    frozen = freeze(small().double(), size=32)
+    assert frozen(torch.rand(2, 3, 32, 32)).dtype == torch.float64
+
+
 def test_without_names_a_class_is_its_number():
     assert freeze(small(), size=32).describe(3) == "3"
     assert freeze(small(), size=32, classes=("of", "others")).classes is None
@@ -102,7 +114,7 @@ def test_the_digest_is_of_the_weights():
     [
         (lambda: "resnet", {}, "classifier: expected an nn.Module or a name, got str"),
         (lambda: Returns(lambda x: (x, x)), {}, r"Returns returns tuple: a classifier has to return logits \(B, K\)"),
-        (lambda: Returns(lambda x: x[:, :1]), {}, r"Returns returns \(1, 1\): .* of K >= 2 classes"),
+        (lambda: Returns(lambda x: x[:, :1]), {}, r"Returns returns \(2, 1\): .* of K >= 2 classes"),
         (lambda: Returns(lambda x: x[0]), {}, r"Returns returns \(5,\): a classifier has to return logits"),
         (lambda: Returns(lambda x: {"out": x}), {}, "Returns returns dict: a classifier has to return logits"),
         (

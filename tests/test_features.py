@@ -204,5 +204,12 @@ def test_of_other_networks_the_last_three_resolutions(name):
     assert [(layer.height, layer.width) for layer in layers] == [(28, 28), (14, 14), (7, 7)]
 
 
+def test_a_map_of_one_channel_is_never_suggested():
+    network = lficam.create("lfi-cam", "resnet-8", 10)
+    layers, _ = spatial_layers(network.eval(), torch.zeros(1, 3, 32, 32))
+    assert "attention" in [layer.name for layer in layers if layer.channels == 1]
+    assert named(suggest(layers, 1)) == ["backbone.stages.2"]
+
+
 def test_a_layer_called_twice_is_never_suggested():
     assert named(suggest(layers_of(Twice()), 3)) == ["two"]

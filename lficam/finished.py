@@ -107,7 +107,9 @@ def publish(profile="desk"):
         sweep(target)
         copy = staging(target, folder.name)
         tables, figures = listed(record, "tables"), listed(record, "figures")
-        latex = [file for file in (str(Path(table).with_suffix(".tex")) for table in tables) if (folder / file).is_file()]
+        latex = [
+            file for file in (str(Path(table).with_suffix(".tex")) for table in tables) if (folder / file).is_file()
+        ]
         vectors = {str(lighter(folder / figure).relative_to(folder)) for figure in figures} - set(figures)
         for file in ["record.json", *tables, *latex, *figures, *sorted(vectors)]:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
@@ -153,4 +155,3 @@ def readme_tables(text, figures):
         return "\n".join([match[0].split("\n")[0], *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
 
     return re.sub(r"<!-- ([\w-]+):(\S+\.csv) -->\n.*?<!-- end -->", block, text, flags=re.S)
-

@@ -4,10 +4,6 @@ import io
 import re
 import struct
 
-import matplotlib
-import numpy as np
-from PIL import Image
-
 from . import workspace
 
 LINES, PHOTOS = 150, 120  # dpi of a figure of lines, and of one that holds images
@@ -21,6 +17,9 @@ def save(figure, folder, name):
 
     Raises `InputError` when the disk refuses.
     """
+    import matplotlib
+    from PIL import Image
+
     images = any(axis.images for axis in figure.axes)
     dpi = PHOTOS if images else LINES
     buffer = io.BytesIO()
@@ -37,6 +36,9 @@ def save(figure, folder, name):
 
 def rounded(picture):
     """An RGB image with its colours rounded to multiples of STEP; white stays white. Palettes would band the maps."""
+    import numpy as np
+    from PIL import Image
+
     colours = np.asarray(picture).astype(np.int16)
     near = np.minimum((colours + STEP // 2) // STEP * STEP, 255)
     return Image.fromarray(np.where(colours == 255, 255, near).astype(np.uint8))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import workspace
 from .errors import InputError
-from .pictures import lighter
+from .pictures import sharper
 from .reading import cell
 
 
@@ -93,7 +93,7 @@ def _alive(pid):
 def publish(profile="desk"):
     """Copy what git is to keep of every finished notebook to figures/PROFILE/NAME. Returns these folders.
 
-    That is the record, every table as CSV and LaTeX, every figure as PNG and, if that is not larger, as SVG. PDFs,
+    That is the record, every table as CSV and LaTeX, every figure as PNG, those of lines as SVG too. PDFs,
     the executed notebooks and the page stay in reports/; `lficam report --published` makes a page of what was copied.
     Raises `InputError` when no notebook of the profile is finished.
     """
@@ -110,7 +110,7 @@ def publish(profile="desk"):
         latex = [
             file for file in (str(Path(table).with_suffix(".tex")) for table in tables) if (folder / file).is_file()
         ]
-        vectors = {str(lighter(folder / figure).relative_to(folder)) for figure in figures} - set(figures)
+        vectors = {str(sharper(folder / figure).relative_to(folder)) for figure in figures} - set(figures)
         for file in ["record.json", *tables, *latex, *figures, *sorted(vectors)]:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / file, copy / file)

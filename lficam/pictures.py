@@ -8,6 +8,7 @@ from . import workspace
 
 LINES, PHOTOS = 150, 120  # dpi of a figure of lines, and of one that holds images
 STEP = 4  # colours of an image figure are rounded to multiples: at most 2 of 255 off, and half the bytes
+LARGE = 300_000  # bytes of an SVG that the page and git are spared
 SCALE = 1.25 * 96  # CSS pixels an inch at which the page shows a figure: its 9-point text then is 15 pixels high
 _POINTS = {"pt": 72, "in": 1, "px": 96, "": 96}
 
@@ -44,10 +45,12 @@ def rounded(picture):
     return Image.fromarray(np.where(colours == 255, 255, near).astype(np.uint8))
 
 
-def lighter(png):
-    """The SVG beside a PNG if it is not larger, as for a figure of lines, else the PNG itself."""
+def sharper(png):
+    """The SVG beside a PNG if it is of lines and text alone and not large, else the PNG itself."""
     svg = png.with_suffix(".svg")
-    return svg if svg.is_file() and svg.stat().st_size <= png.stat().st_size else png
+    if svg.is_file() and svg.stat().st_size <= LARGE and b"<image" not in svg.read_bytes():
+        return svg
+    return png
 
 
 def width(content):

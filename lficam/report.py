@@ -57,11 +57,11 @@ def _summary(sections):
     rows = "".join(
         f'<tr><th scope="row"><a href="#{s.id}">{text(s.name)}</a></th><td class="wrap">{s.title}</td>'
         f"<td{'' if s.state == 'finished' else ' class=bad'}>{s.state}</td>"
-        f"<td class=number>{duration(s.seconds) if s.record else DASH}</td>"
+        f'<td class="number">{duration(s.seconds) if s.record else DASH}</td>'
         f"<td>{text(s.commit(short=True)) if s.record else DASH}</td></tr>"
         for s in sections
     )
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("notebook", "question", "state", "took", "commit"))
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("notebook", "title", "state", "took", "commit"))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return (
         f'<section id="summary"><h2>Summary</h2>'

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from . import latex, pictures
-from .reading import DASH, read_csv, reading
+from .reading import read_csv, reading
 
 FOLD = 20  # rows: longer tables are folded
 BROAD = 45  # characters: longer texts in a table are broken into lines
@@ -25,8 +25,8 @@ def data_uri(content, suffix):
 
 def heading(word, place, entry, more=""):
     """Number, title and caption."""
-    title, caption = (text(entry.get(key, "") or "") for key in ("title", "caption"))
-    return f"<b>{word} {place}. {title}</b> {' '.join(filter(None, (caption, text(more))))}"
+    title, caption = (entry.get(key, "") or "" for key in ("title", "caption"))
+    return f"<b>{word} {place}. {text(latex.sentence(title))}</b> {text(' '.join(filter(None, (str(caption), more))))}"
 
 
 def show_table(folder, entry, place):
@@ -70,9 +70,9 @@ def grid(header, rows, numeric, label, wrap=False):
 
 
 def show_figure(folder, entry, place):
-    """An image inside the page, as SVG where that is lighter, with links to its files. Raises `OSError`."""
+    """An image inside the page, as SVG where that is sharper, with links to its files. Raises `OSError`."""
     png = folder / entry["file"]
-    shown = pictures.lighter(png)
+    shown = pictures.sharper(png)
     content = shown.read_bytes()
     width = pictures.width(content)
     alt, size = text(entry.get("title") or entry["file"]), f' width="{width}"' if width else ""
@@ -98,7 +98,7 @@ def file_list(folder, record):
     ]
     tables = [f'<a href="{_link(folder, path)}">{text(path.name)}</a>' for path in stems if path.is_file()]
     more = f"<p>Tables: {', '.join(tables)}</p>" if tables else ""
-    return f"<p>Beside this page: {' · '.join(links) or DASH}</p>{more}"
+    return f'<div class="file"><p>Beside this page: {" · ".join(links)}</p>{more}</div>'
 
 
 def _link(folder, path):

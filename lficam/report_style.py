@@ -47,10 +47,12 @@ code { font: .95em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
   :root { --ink: #000; --soft: #444; --line: #bbb; --bad: #a3271b; --link: inherit; --paper: #fff; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   section { break-before: page; border: 0; margin: 0; padding: 0; } #summary { break-before: auto; margin-top: 1.5rem; }
-  a { color: inherit; text-decoration: none; } .file, summary::marker { display: none; } p.file { display: none; }
+  a { color: inherit; text-decoration: none; } .file { display: none; }
   .scroll { overflow: visible; } table { font-size: 7pt; } th, td { padding: .15rem .35rem; } figure { margin: 1rem 0; }
   .wrap { min-width: 0; } figcaption { font-size: 8.5pt; max-width: none; }
-  img { max-height: 21cm; width: auto; max-width: 100%; padding: 0; object-fit: contain; }
+  img { max-height: 15cm; width: auto; max-width: 88%; padding: 0; }
+  #deviations details::details-content { content-visibility: visible; block-size: auto; }
+  #deviations summary { display: none; }
   h2, h3, .kicker, .table figcaption, thead, summary { break-after: avoid; }
   figure:not(.table), tr, .failed { break-inside: avoid; } thead { display: table-header-group; } }
 """

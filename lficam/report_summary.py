@@ -37,6 +37,8 @@ HEADLINES = (
     ),
 )
 CONTROL = "plain"  # whose published accuracy is left to the notebook's own table
+OTHER = ' class="other"'
+WORDS = ("method", "on", "measure")
 COLUMNS = ("published", "reproduced", "interval", "Δ", "N")
 
 
@@ -47,27 +49,28 @@ def headlines(sections):
     groups = [(headline, rows) for headline, rows in groups if rows]
     if not groups:
         return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("method", "on", "measure"))
-    head += "".join(f'<th scope="col" class="number">{name}</th>' for name in COLUMNS)
     both = any(row[3] != DASH != row[4] for _, rows in groups for row in rows)
-    apart = "" if both else " No row has both: this profile ran none of the papers’ settings."
+    columns = [name for name in (*WORDS, *COLUMNS) if both or name != "Δ"]
+    kinds = [' class="number"' * (name in COLUMNS) for name in columns]
+    head = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(kinds, columns, strict=True))
+    note = "Δ: reproduced − published." if both else "No row has both: this profile ran none of the papers’ settings."
     return (
         '<figure class="table"><figcaption><b>Headline numbers.</b> Published by the paper, and reproduced here with '
-        f"its 95 % interval; Δ: reproduced − published.{apart} Conventions stand at the tables they are taken from."
-        '</figcaption><div class="scroll" role="region" aria-label="Headline numbers" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead>{''.join(_group(*group) for group in groups)}</table></div></figure>"
+        f"its 95 % interval. {note} Grey: published for settings that were not run here. The conventions stand at the "
+        'tables they are taken from.</figcaption><div class="scroll" role="region" aria-label="Headline numbers" '
+        f'tabindex="0"><table><thead><tr>{head}</tr></thead>{"".join(_group(*group, kinds, both) for group in groups)}'
+        "</table></div></figure>"
     )
 
 
-def _group(headline, rows):
+def _group(headline, rows, kinds, both):
     title = f'{text(headline.paper)} <a href="#{headline.notebook}">{headline.notebook}</a>'
-    lines = [f'<tr><th scope="rowgroup" colspan="8" class="group">{title}</th></tr>']
+    lines = [f'<tr><th scope="rowgroup" colspan="{len(kinds)}" class="group">{title}</th></tr>']
     for row in rows:
-        cells = "".join(
-            f"<td{' class=number' if i >= 3 else ''}>{text(c)}</td>" if i else f'<th scope="row">{text(c)}</th>'
-            for i, c in enumerate(row)
-        )
-        lines.append(f"<tr{' class=other' if row[4] == DASH else ''}>{cells}</tr>")
+        shown = [c for c, name in zip(row, (*WORDS, *COLUMNS), strict=True) if both or name != "Δ"]
+        first, *cells = (f"{kind}>{text(c)}" for kind, c in zip(kinds, shown, strict=True))
+        line = f'<th scope="row"{first}</th>' + "".join(f"<td{c}</td>" for c in cells)
+        lines.append(f"<tr{OTHER * (row[4] == DASH)}>{line}</tr>")
     return f"<tbody>{''.join(lines)}</tbody>"
 
 

@@ -14,7 +14,7 @@ _POINTS = {"pt": 72, "in": 1, "px": 96, "": 96}
 
 
 def save(figure, folder, name):
-    """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf, the same bytes for the same figure.
+    """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf, the same bytes for the same figure freshly drawn.
 
     Raises `InputError` when the disk refuses.
     """

@@ -70,13 +70,15 @@ def grid(header, rows, numeric, label, wrap=False):
 
 
 def show_figure(folder, entry, place):
-    """An image inside the page, as SVG where that is sharper, with links to its files. Raises `OSError`."""
+    """An image inside the page, as SVG if it is of lines, and links to its files. Raises `ValueError` or `OSError`."""
     png = folder / entry["file"]
+    if png.suffix != ".png":
+        raise ValueError("a figure has to be a PNG")
     shown = pictures.sharper(png)
     content = shown.read_bytes()
     width = pictures.width(content)
     alt, size = text(entry.get("title") or entry["file"]), f' width="{width}"' if width else ""
-    image = f'<img src="{data_uri(content, shown.suffix if shown.suffix in KINDS else ".png")}" alt="{alt}"{size}>'
+    image = f'<img src="{data_uri(content, shown.suffix)}" alt="{alt}"{size}>'
     there = [path for path in (png, png.with_suffix(".svg"), png.with_suffix(".pdf")) if path.is_file()]
     links = " ".join(f'<a href="{_link(folder, path)}">{path.suffix[1:].upper()}</a>' for path in there)
     return (

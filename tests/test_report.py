@@ -84,17 +84,19 @@ def saved(page, suffix):
     return {link["download"]: base64.b64decode(link["href"].partition(",")[2]) for link in links}
 
 
+def draw():
+    """A figure of lines and one with images."""
+    lines, axis = plt.subplots(figsize=(4, 2), layout="constrained")
+    axis.plot([1, 2], [3, 4])
+    photos, axis = plt.subplots(figsize=(2, 2), layout="constrained")
+    axis.imshow(np.random.default_rng(0).random((16, 16, 3)))
+    return lines, photos
+
+
 @pytest.fixture
 def drawn():
-    """A figure of lines and one with images."""
-    with plt.rc_context({"figure.constrained_layout.use": True}):
-        lines, axis = plt.subplots(figsize=(4, 2))
-        axis.plot([1, 2], [3, 4])
-        photos, axis = plt.subplots(figsize=(2, 2))
-        axis.imshow(np.random.default_rng(0).random((16, 16, 3)))
-    yield lines, photos
-    plt.close(lines)
-    plt.close(photos)
+    yield draw()
+    plt.close("all")
 
 
 @pytest.fixture
@@ -153,7 +155,8 @@ def test_a_long_table_is_folded_with_all_its_rows(folder):
 
 
 def test_published_beside_reproduced(folder):
-    read = reading(*_csv(folder / "01_train_lficam" / "accuracy.csv"), {"reproduced": 1, "low": 1, "high": 1})
+    digits = dict.fromkeys(("reproduced", "low", "high", "published"), 1)
+    read = reading(*_csv(folder / "01_train_lficam" / "accuracy.csv"), digits)
     assert read.header == ["dataset", "backbone", "method", "published", "reproduced", "interval", "Δ"]
     assert read.rows == [
         ["A", "r", "abn", "77.5", "78.1", "[77.0, 79.0]", "+0.6"],
@@ -258,12 +261,13 @@ def test_figures_are_sharp_or_small(folder):
     assert pictures.width(b"png") is None
 
 
-def test_a_figure_is_the_same_bytes_again(drawn, tmp_path):
+def test_a_figure_is_the_same_bytes_again(tmp_path):
     for folder in ("a", "b"):
-        for figure, name in zip(drawn, ("lines", "photos"), strict=True):
+        for figure, name in zip(draw(), ("lines", "photos"), strict=True):
             pictures.save(figure, tmp_path / folder, name)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    plt.close("all")
 
 
 def test_rounding_is_below_sight_and_leaves_white():

@@ -43,8 +43,10 @@ def write_index(folder):
 def _head(folder, sections):
     done = [section for section in sections if section.record]
     took = duration(sum(section.seconds for section in done))
-    worst = [f"{section.name} {section.state}" for section in sections if section.state != "finished"]
-    missing = f' <strong class="bad">{text("; ".join(worst))}.</strong>' if worst else ""
+    missing = ""
+    for state in ("failed", "not run yet"):
+        names = ", ".join(section.name for section in sections if section.state == state)
+        missing += f' <strong class="bad">{state.capitalize()}: {text(names)}.</strong>' if names else ""
     return (
         f'<header><p class="kicker">lficam</p><h1>Results of the profile “{text(folder.name)}”</h1>'
         f"<p>{len(done)} of {len(sections)} notebooks finished, {took} in all.{missing}</p>"

@@ -14,8 +14,8 @@ KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex
 
 
 def text(value):
-    """Any value as text of an HTML page or attribute."""
-    return html.escape(str(value))
+    """Any value as text of an HTML page or attribute, also one that UTF-8 cannot hold."""
+    return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
 def data_uri(content, suffix):

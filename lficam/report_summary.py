@@ -82,12 +82,12 @@ def _rows(headline, section):
         return []
     try:
         header, rows = read_csv(section.folder / section.name / headline.file)
+        if not {"published", "reproduced", *headline.keep} <= set(header):
+            return []
+        rows = [row for row in rows if all(row[header.index(c)] in values for c, values in headline.keep.items())]
+        read = reading(header, rows, headline.digits or entry.get("digits"), fold=False)
     except ValueError:
         return []  # its section says so
-    if not {"published", "reproduced", *headline.keep} <= set(header):
-        return []
-    rows = [row for row in rows if all(row[header.index(c)] in values for c, values in headline.keep.items())]
-    read = reading(header, rows, headline.digits or entry.get("digits"), fold=False)
     found = []
     for row in read.rows:
         named = dict(zip(read.header, row, strict=True))

@@ -1,11 +1,11 @@
-r"""Tables for papers: \input{table.tex} after \usepackage{booktabs}, and {longtable} for the long ones."""
+r"""Tables for papers: \input{table.tex} with booktabs; longtable for long ones, graphicx for wide ones."""
 
 import re
 
 from .reading import read_csv, reading
 
 LONG = 40  # rows: more of them do not fit on a page
-WIDE = 7  # columns: more of them are set in small type
+WIDE, BROAD = 80, 100  # characters of a row: set in small type, and scaled to the line
 TEXT = 45  # characters: longer texts are broken into lines
 SPECIAL = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
@@ -30,26 +30,31 @@ def table(path, entry, notebook):
     r"""A CSV file as a LaTeX table for reading, with \caption and \label{tab:NOTEBOOK-TABLE}.
 
     path: of the file; entry: of the record, with title, caption and digits. Up to 40 rows it floats (`table`), longer
-    ones are a `longtable`. Raises `ValueError` when the file cannot be read.
+    ones are a `longtable`; what is wider than a line is scaled to it. Raises `ValueError` when the file cannot be read.
     """
     header, rows = read_csv(path)
     read = reading(header, rows, entry.get("digits"))
     caption = " ".join(filter(None, (sentence(entry.get("title", "")), entry.get("caption", ""), notes(read, entry))))
     label = "tab:" + re.sub(r"[^\w:-]", "-", f"{notebook}-{path.stem}", flags=re.ASCII)
     heading = f"\\caption{{{escape(caption)}}}\\label{{{label}}}"
-    columns = "".join(map(_column, read.numeric, zip(*[read.header, *read.rows], strict=True)))
-    lines = [_line(row) for row in read.rows]
-    size = ["\\small"] * (len(read.header) > WIDE)
-    if len(lines) > LONG:
-        start, end = [f"\\begin{{longtable}}{{{columns}}}", f"{heading}\\\\"], ["\\end{longtable}"]
-        top = ["\\toprule", _line(read.header), "\\midrule", "\\endhead"]
-        start, end, packages = ["\\begingroup", *size, *start], [*end, "\\endgroup"], "booktabs and longtable"
+    texts = list(zip(*[read.header, *read.rows], strict=True))
+    columns = "".join(map(_column, read.numeric, texts))
+    body = ["\\toprule", _line(read.header), "\\midrule"]
+    lines = [*map(_line, read.rows), "\\bottomrule"]
+    width = sum(min(max(map(len, column)), TEXT) + 2 for column in texts)
+    size = ["\\footnotesize" if width > BROAD else "\\small"] * (width > WIDE)
+    if len(read.rows) > LONG:
+        start = ["\\begingroup", *size, f"\\begin{{longtable}}{{{columns}}}", f"{heading}\\\\"]
+        lines = [*start, *body, "\\endfirsthead", *body, "\\endhead", *lines, "\\end{longtable}", "\\endgroup"]
+        packages = "booktabs, longtable"
     else:
-        start = ["\\begin{table}", "\\centering", *size, heading, f"\\begin{{tabular}}{{{columns}}}"]
-        top, end = ["\\toprule", _line(read.header), "\\midrule"], ["\\end{tabular}", "\\end{table}"]
-        packages = "booktabs"
-    head = f"% \\input this; UTF-8, needs the package{'s' * (' ' in packages)} {packages}."
-    return "\n".join([head, *start, *top, *lines, "\\bottomrule", *end]) + "\n"
+        tabular = [f"\\begin{{tabular}}{{{columns}}}", *body, *lines, "\\end{tabular}"]
+        if width > BROAD:
+            tabular = ["\\resizebox{\\linewidth}{!}{%", *tabular, "}"]
+        start = ["\\begin{table}", "\\centering", heading, "\\par\\smallskip", *size]
+        lines = [*start, *tabular, "\\end{table}"]
+        packages = "booktabs, graphicx" if width > BROAD else "booktabs"
+    return "\n".join([f"% \\input this; UTF-8; needs {packages}.", *lines]) + "\n"
 
 
 def sentence(text):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from . import workspace
 from .errors import InputError
+from .pictures import sharper
+from .reading import cell
 
 
 def read_record(folder, name=None):
@@ -89,8 +91,10 @@ def _alive(pid):
 
 
 def publish(profile="desk"):
-    """Copy tables, figures and record of every finished notebook to figures/PROFILE/NAME. Returns these folders.
+    """Copy what git is to keep of every finished notebook to figures/PROFILE/NAME. Returns these folders.
 
+    That is the record, every table as CSV and LaTeX, every figure as PNG, those of lines as SVG too. PDFs,
+    the executed notebooks and the page stay in reports/; `lficam report --published` makes a page of what was copied.
     Raises `InputError` when no notebook of the profile is finished.
     """
     source, target = workspace.root() / "reports" / profile, workspace.root() / "figures" / profile
@@ -102,7 +106,12 @@ def publish(profile="desk"):
             raise InputError(f"Cannot publish {folder.name}: {error}. Run it again.") from None
         sweep(target)
         copy = staging(target, folder.name)
-        for file in ["record.json", *listed(record, "tables"), *listed(record, "figures")]:
+        tables, figures = listed(record, "tables"), listed(record, "figures")
+        latex = [
+            file for file in (str(Path(table).with_suffix(".tex")) for table in tables) if (folder / file).is_file()
+        ]
+        vectors = {str(sharper(folder / figure).relative_to(folder)) for figure in figures} - set(figures)
+        for file in ["record.json", *tables, *latex, *figures, *sorted(vectors)]:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / file, copy / file)
         swap(copy, target / folder.name)
@@ -146,14 +155,3 @@ def readme_tables(text, figures):
         return "\n".join([match[0].split("\n")[0], *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
 
     return re.sub(r"<!-- ([\w-]+):(\S+\.csv) -->\n.*?<!-- end -->", block, text, flags=re.S)
-
-
-def cell(text, digits):
-    """A table's cell for reading: a number with its column's digits, else six significant ones; empty is a dash."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text or "—"
-    if re.fullmatch(r"-?\d+", text):
-        return text
-    return f"{value:.{digits}f}" if isinstance(digits, int) else f"{value:.6g}"

@@ -1,22 +1,23 @@
-"""The index page of reports/PROFILE: every table, figure and run record, from what the notebooks left."""
+"""The page of reports/PROFILE: one file that opens anywhere, from what the notebooks left."""
 
-import csv
-import html
 import json
 from pathlib import Path
 from urllib.parse import quote
 
 from . import workspace
-from .finished import cell, read_record
+from .finished import read_record
 from .progress import duration
-
-ROWS = 60  # of a table on the page; the file has all
+from .reading import DASH, number, read_csv
+from .report_parts import file_list, grid, show_figure, show_table, text
+from .report_style import STYLE
+from .report_summary import headlines
 
 
 def write_index(folder):
-    """Write index.html: every table, figure and run record of the profile's notebooks, and what failed or is missing.
+    """Write index.html of reports/PROFILE or figures/PROFILE: summary, tables, figures, run records, deviations.
 
-    Returns its path. Raises `InputError` when the disk refuses.
+    It holds its images and tables itself; what failed, is damaged or was not run is named. Returns its path.
+    Raises `InputError` when the disk refuses.
     """
     folder = Path(folder)
     settings = workspace.root() / "notebooks" / "profiles" / folder.name
@@ -25,22 +26,69 @@ def write_index(folder):
     }
     names |= {path.name.removesuffix(".failed.ipynb") for path in folder.glob("*.failed.ipynb")}
     sections = [Section(folder, name) for name in sorted(names)]
-    done = [section for section in sections if section.record]
-    took = duration(sum(_number(str(section.record.get("seconds"))) or 0 for section in done))
-    contents = "".join(f'<li><a href="#{s.id}">{s.title}</a> <span>{s.state}</span></li>' for s in sections)
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>lficam – {_text(folder.name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><p class="kicker">lficam</p><h1>Results of the profile “{_text(folder.name)}”</h1>'
-        f"<p>{len(done)} of {len(sections)} notebooks finished, {took} in all.</p>"
-        f"<nav><ol>{contents}</ol></nav></header>\n"
-        + "\n".join(s.html(i) for i, s in enumerate(sections, 1))
-        + "\n</body>\n</html>\n"
+        f'<meta name="color-scheme" content="light dark">\n'
+        f"<title>lficam – {text(folder.name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{_head(folder, sections)}\n<main>\n{_summary(sections)}\n"
+        + "\n".join(section.html(i) for i, section in enumerate(sections, 1))
+        + f"\n{_deviations()}\n</main>\n</body>\n</html>\n"
     )
     with workspace.atomic(folder / "index.html", "w") as file:
         file.write(page)
     return folder / "index.html"
+
+
+def _head(folder, sections):
+    done = [section for section in sections if section.record]
+    took = duration(sum(section.seconds for section in done))
+    missing = ""
+    for state in ("failed", "not run yet"):
+        names = ", ".join(section.name for section in sections if section.state == state)
+        missing += f' <strong class="bad">{state.capitalize()}: {text(names)}.</strong>' if names else ""
+    return (
+        f'<header><p class="kicker">lficam</p><h1>Results of the profile “{text(folder.name)}”</h1>'
+        f"<p>{len(done)} of {len(sections)} notebooks finished, {took} in all.{missing}</p>"
+        f'<p class="note">This page is one file: tables and figures are in it. Links to other files work only while '
+        f"it lies in its folder, <code>{text(folder.parent.name)}/{text(folder.name)}/</code>.</p></header>"
+    )
+
+
+def _summary(sections):
+    rows = "".join(
+        f'<tr><th scope="row"><a href="#{s.id}">{text(s.name)}</a></th><td class="wrap">{s.title}</td>'
+        f"<td{'' if s.state == 'finished' else ' class=bad'}>{s.state}</td>"
+        f'<td class="number">{duration(s.seconds) if s.record else DASH}</td>'
+        f"<td>{text(s.commit(short=True)) if s.record else DASH}</td></tr>"
+        for s in sections
+    )
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("notebook", "title", "state", "took", "commit"))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return (
+        f'<section id="summary"><h2>Summary</h2>'
+        f'<div class="scroll" role="region" aria-label="Notebooks" tabindex="0">{table}</div>'
+        f"{headlines(sections)}"
+        f'<p class="note">Where papers, the authors’ code and this package differ: <a href="#deviations">appendix</a>.'
+        f"</p></section>"
+    )
+
+
+def _deviations():
+    """data/deviations.csv as an appendix; nothing where the project folder has none."""
+    try:
+        header, rows = read_csv(workspace.root() / "data" / "deviations.csv")
+    except ValueError:
+        header, rows = [], []
+    if not rows:
+        return '<section id="deviations"><h2>Deviations</h2><p>data/deviations.csv is not there.</p></section>'
+    names = [name.replace("_", " ") for name in header]
+    table = grid(names, rows, [False] * len(names), "Deviations", wrap=True)
+    return (
+        f'<section id="deviations"><p class="kicker">data/deviations.csv</p><h2>Deviations</h2>'
+        f"<p>Where the paper (or common sense), the authors’ code and this package differ, what is done here, and the "
+        f"option that does otherwise.</p><details><summary>All {len(rows)} rows</summary>{table}</details></section>"
+    )
 
 
 class Section:
@@ -50,104 +98,74 @@ class Section:
         self.folder, self.name, self.record, self.damage = folder, name, None, ""
         try:
             self.record = read_record(folder / name)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.damage = str(error) if (folder / name).exists() else ""
         self.failure = _failure(folder / f"{name}.failed.ipynb")
-        self.id, self.title = quote(name), _text(_title(workspace.root() / "notebooks" / f"{name}.ipynb") or name)
+        self.id, self.title = quote(name), text(_title(workspace.root() / "notebooks" / f"{name}.ipynb") or name)
         self.state = "failed" if self.failure or self.damage else "finished" if self.record else "not run yet"
+        self.seconds = max(0.0, number((self.record or {}).get("seconds")) or 0.0)
+        self.seconds = self.seconds if self.seconds < 1e9 else 0.0  # also of a record that says Infinity or NaN
 
-    def html(self, number):
+    def html(self, place):
         """The section, numbered."""
-        parts = [f'<section id="{self.id}"><p class="kicker">{_text(self.name)}</p><h2>{self.title}</h2>']
+        parts = [f'<section id="{self.id}"><p class="kicker">{text(self.name)}</p><h2>{self.title}</h2>']
         if self.failure:
-            link = f'<a href="{quote(self.name)}.failed.ipynb">notebook up to the failure</a>'
+            link = f'<a href="{self.id}.failed.ipynb">notebook up to the failure</a>'
             earlier = " What follows is of the earlier, finished run." if self.record else ""
-            parts.append(f'<p class="failed"><b>The last run failed.</b> {_text(self.failure)} ({link}){earlier}</p>')
+            parts.append(f'<p class="failed"><b>The last run failed.</b> {text(self.failure)} ({link}){earlier}</p>')
         elif self.damage:
-            parts.append(f'<p class="failed"><b>Not usable:</b> {_text(self.damage)}.</p>')
+            parts.append(f'<p class="failed"><b>Not usable:</b> {text(self.damage)}.</p>')
         elif not self.record:
-            parts.append("<p><b>Not run yet.</b></p>")
+            parts.append('<p class="failed"><b>Not run yet.</b></p>')
         if self.record:
-            kinds = (("tables", "Table", self.table), ("figures", "Figure", self.figure))
-            for kind, word, show in kinds:
+            for kind, show in (("tables", show_table), ("figures", show_figure)):
                 for i, entry in enumerate(self.record.get(kind, []), 1):
-                    heading = (
-                        f"<b>{word} {number}.{i}. {_text(entry.get('title', ''))}</b> {_text(entry.get('caption', ''))}"
-                    )
-                    parts.append(show(entry, heading))
+                    parts.append(self._entry(show, entry, f"{place}.{i}"))
             parts.append(self.run())
         return "\n".join([*parts, "</section>"])
 
-    def table(self, entry, heading):
-        """A CSV file as a table."""
-        file = self.folder / self.name / entry["file"]
-        with open(file, encoding="utf-8", errors="replace", newline="") as stream:
-            header, *rows = list(csv.reader(stream)) or [[]]
-        digits = entry.get("digits") or {}
-        numeric = [
-            all(_number(row[i]) is not None for row in rows if i < len(row) and row[i]) for i in range(len(header))
-        ]
-        kinds = [' class="number"' if n else "" for n in numeric]
-        head = "".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(kinds, header, strict=True))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td{k}>{_text(cell(c, digits.get(h)))}</td>" for k, h, c in zip(kinds, header, row, strict=False)
-            )
-            + "</tr>"
-            for row in rows[:ROWS]
-        )
-        link = f'<a href="{self._link(entry["file"])}">{_text(entry["file"])}</a>'
-        rest = f", {len(rows) - ROWS} more rows there" if len(rows) > ROWS else ""
-        return (
-            f'<figure class="table"><figcaption>{heading}</figcaption><div><table><thead><tr>{head}</tr></thead>'
-            f'<tbody>{body}</tbody></table></div><p class="file">{link}{rest}</p></figure>'
-        )
+    def _entry(self, show, entry, place):
+        try:
+            return show(self.folder / self.name, entry, place)
+        except (ValueError, OSError) as error:
+            return f'<p class="failed"><b>{text(entry["file"])} is not shown:</b> {text(error)}.</p>'
 
-    def figure(self, entry, heading):
-        """An image with its caption, and the same figure as PDF where there is one."""
-        alt = _text(entry.get("title") or entry["file"])
-        vector = str(Path(entry["file"]).with_suffix(".pdf"))
-        link = f' <a href="{self._link(vector)}">PDF</a>' if (self.folder / self.name / vector).is_file() else ""
-        image = f'<img src="{self._link(entry["file"])}" alt="{alt}">'
-        return f"<figure>{image}<figcaption>{heading}{link}</figcaption></figure>"
+    def commit(self, short=False):
+        """Commit of the run, and whether files differed from it."""
+        commit = str(self.record.get("commit", "unknown"))
+        changed = "+ changes" if short else ", with uncommitted changes"
+        return (commit[:7] + " " * short if short else commit) + changed * bool(self.record.get("dirty"))
 
     def run(self):
-        """Links to the executed notebook, and what a reader needs to repeat the run."""
-        record, files = self.record, {"html": "executed notebook", "ipynb": "as .ipynb"}
-        there = {f"{self.name}.{end}": word for end, word in files.items()} | {"record.json": "record"}
-        links = [
-            f'<a href="{self._link(f)}">{w}</a>' for f, w in there.items() if (self.folder / self.name / f).is_file()
-        ]
-        commit = str(record.get("commit", "unknown")) + (", with uncommitted changes" if record.get("dirty") else "")
-        versions = record.get("versions")
+        """What a reader needs to repeat the run, and the files beside the page."""
+        record = self.record
+        versions, data = record.get("versions"), record.get("results")
+        data = data.get("data") if isinstance(data, dict) else None
         rows = {
-            "Command": f"<code>{_text(record.get('command', 'unknown'))}</code>",
-            "Commit": f"<code>{_text(commit)}</code>",
-            "Device": _text(record.get("device", "unknown")),
-            "Seed": _text(record.get("seed", "unknown")),
-            "Started": _text(record.get("started", "unknown")),
-            "Seconds": _text(record.get("seconds", "unknown")),
-            "Versions": _text(
-                ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "unknown"
-            ),
+            "Command": f"<code>{text(record.get('command', 'unknown'))}</code>",
+            "Commit": f"<code>{text(self.commit())}</code>",
+            "Parameters": text(_pairs(record.get("parameters"), " = ")),
+            "Device": text(record.get("device", "unknown")),
+            "Seed": text(record.get("seed", "unknown")),
+            "Images": text(_pairs(data, " ")),
+            "Started": text(record.get("started", "unknown")),
+            "Seconds": text(record.get("seconds", "unknown")),
+            "Versions": text(_pairs(versions, " ")),
         }
-        listing = "".join(f"<dt>{term}</dt><dd>{value}</dd>" for term, value in rows.items())
-        return f'<div class="run"><p>{" · ".join(links)}</p><dl>{listing}</dl></div>'
-
-    def _link(self, file):
-        return quote(f"{self.name}/{file}")
+        listing = "".join(f"<dt>{term}</dt><dd>{value}</dd>" for term, value in rows.items() if value != DASH)
+        return f'<div class="run"><h3>Run</h3><dl>{listing}</dl>{file_list(self.folder / self.name, record)}</div>'
 
 
-def _text(value):
-    return html.escape(str(value))
+def _pairs(values, between):
+    """A mapping as text; of data splits the number of images and the hash of their list, shortened."""
+    if not isinstance(values, dict) or not values:
+        return DASH
+    split = {k: f"N = {v[0]} (list {str(v[1])[:12]})" for k, v in values.items() if isinstance(v, list) and _split(v)}
+    return ", ".join(f"{key}{between}{split.get(key, value)}" for key, value in values.items())
 
 
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _split(value):
+    return len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], str) and len(value[1]) == 64
 
 
 def _title(notebook):
@@ -163,48 +181,8 @@ def _title(notebook):
 def _failure(notebook):
     """Why a kept notebook failed, "" when there is none."""
     try:
-        return json.loads(notebook.read_bytes())["metadata"]["lficam"]["failure"]
+        return str(json.loads(notebook.read_bytes())["metadata"]["lficam"]["failure"]) or "It left no reason."
     except OSError:
         return ""
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return "It left no reason."
-
-
-STYLE = """
-:root { --ink: #1b1b1b; --soft: #666; --line: #d9d5cc; --bad: #a3271b; --link: #1d4f91; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 3rem 1.5rem 5rem; max-width: 54rem; background: #fffefb; color: var(--ink);
-  font: 1.0625rem/1.55 Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4", Georgia, serif; }
-h1, h2 { line-height: 1.2; font-weight: 600; text-wrap: balance; margin: 0 0 .6rem; }
-h1 { font-size: 2rem; } h2 { font-size: 1.5rem; }
-a { color: var(--link); text-decoration-thickness: .06em; text-underline-offset: .15em; }
-.kicker, nav span, figcaption, table, .run, .file { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-.kicker { margin: 0 0 .3rem; font-size: .8rem; letter-spacing: .06em; color: var(--soft); }
-nav ol { padding-left: 1.4rem; } nav span { font-size: .8rem; color: var(--soft); margin-left: .5em; }
-section { margin-top: 3rem; padding-top: 2rem; border-top: 1px solid var(--line); }
-figure { margin: 2rem 0; }
-figcaption { font-size: .875rem; line-height: 1.45; max-width: 44rem; }
-figure:not(.table) figcaption { margin-top: .6rem; } .table figcaption { margin-bottom: .6rem; }
-img { display: block; max-width: 100%; height: auto; }
-.table div { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; line-height: 1.35;
-  font-variant-numeric: tabular-nums lining-nums;
-  border-top: 1.5px solid var(--ink); border-bottom: 1.5px solid var(--ink); }
-th, td { padding: .35rem .6rem .35rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
-th { font-weight: 600; }
-th + th, td + td { padding-left: .6rem; }
-thead th { border-bottom: .75px solid var(--ink); vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
-.file { margin: .4rem 0 0; font-size: .8rem; color: var(--soft); }
-.failed { border-left: 3px solid var(--bad); padding: .1rem 0 .1rem 1rem; } .failed b { color: var(--bad); }
-.run { margin-top: 2rem; font-size: .8rem; color: var(--soft); }
-.run dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: 0; }
-.run dt { font-weight: 600; } .run dd { margin: 0; overflow-wrap: anywhere; }
-code { font: .95em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-@media print {
-  @page { margin: 18mm; }
-  body { max-width: none; padding: 0; font-size: 10.5pt; background: none; }
-  a { color: inherit; text-decoration: none; } .table div { overflow: visible; }
-  h2, .kicker, .table figcaption, thead { break-after: avoid; } figure:not(.table), tr, .run { break-inside: avoid; }
-}
-"""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import workspace
+from . import latex, pictures, workspace
 from .errors import InputError
 
 MISSING = "—"
@@ -161,22 +161,21 @@ class Report:
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
 
     def table(self, table, name, title, caption, digits=None):
-        """Write a table as NAME.csv (full numbers) and return it for display. The caption states convention and N."""
-        with workspace.atomic(self.folder / f"{name}.csv", "w") as file:
+        """Write a table as NAME.csv (full numbers) and NAME.tex (for reading), and return it for display.
+
+        The caption states convention and N. digits: {column: decimals} for reading.
+        """
+        entry = {"file": f"{name}.csv", "title": title, "caption": caption, "digits": digits or {}}
+        with workspace.atomic(self.folder / entry["file"], "w") as file:
             table.to_csv(file, index=False)
-        self.record["tables"].append(
-            {"file": f"{name}.csv", "title": title, "caption": caption, "digits": digits or {}}
-        )
+        with workspace.atomic(self.folder / f"{name}.tex", "w") as file:
+            file.write(latex.table(self.folder / entry["file"], entry, self.record["notebook"]))
+        self.record["tables"].append(entry)
         return show(table, digits)
 
     def figure(self, figure, name, title, caption):
-        """Write a matplotlib figure as NAME.png (150 dpi) and NAME.pdf."""
-        for kind, options in (
-            ("png", {"dpi": 150, "pil_kwargs": {"optimize": True}}),
-            ("pdf", {"metadata": {"CreationDate": None}}),
-        ):
-            with workspace.atomic(self.folder / f"{name}.{kind}") as file:
-                figure.savefig(file, format=kind, bbox_inches="tight", **options)
+        """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf."""
+        pictures.save(figure, self.folder, name)
         self.record["figures"].append({"file": f"{name}.png", "title": title, "caption": caption})
 
     def finish(self, device, seed, **results):

@@ -1,0 +1,32 @@
+"""`lficam report`. Nothing heavy is imported before it is needed."""
+
+
+def add_commands(commands, command):
+    """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
+    one = command(commands, report, "report", "write the page of the results: one file that opens anywhere")
+    one.add_argument("--profile", default="desk", help="which results (default: desk)")
+    one.add_argument("--published", action="store_true", help="those of figures/, which come with the project")
+    one.add_argument("--open", action="store_true", help="show it in the browser")
+
+
+def report(arguments):
+    """`lficam report`: prints the page's path and size."""
+    import webbrowser
+
+    from . import workspace
+    from .errors import InputError
+    from .parameters import short
+    from .report import write_index
+
+    home = workspace.root() / ("figures" if arguments.published else "reports")
+    folder, profile = home / arguments.profile, arguments.profile
+    if folder.parent != home or not folder.is_dir() or folder.samefile(home.parent):
+        first = f"lficam {'publish' if arguments.published else 'run'} --profile {profile}"
+        there = sorted(path.name for path in home.glob("[!.]*") if path.is_dir())
+        known = f"; there is {', '.join(there)}" if there else ""
+        raise InputError(f"No results of a profile {profile!r} in {short(home)}{known}. `{first}` makes them.")
+    path = write_index(folder)
+    print(f"{short(path)}  {path.stat().st_size / 1e6:.1f} MB")
+    if arguments.open and not webbrowser.open(path.as_uri()):
+        raise InputError(f"No browser to open {path} with: open it yourself.")
+    return 0

@@ -1,0 +1,78 @@
+r"""Tables for papers: \input{table.tex} with booktabs; longtable for long ones, graphicx for wide ones."""
+
+import re
+
+from .reading import read_csv, reading
+
+LONG = 40  # rows: more of them do not fit on a page
+WIDE, BROAD = 80, 100  # characters of a row: set in small type, and scaled to the line
+TEXT = 45  # characters: longer texts are broken into lines
+SPECIAL = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}"},
+    **{"—": "---", "–": "--", "−": "$-$", "Δ": r"$\Delta$", "×": r"$\times$", "±": r"$\pm$"},
+    **{"≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "·": r"$\cdot$", "\0": "{}"},
+}
+
+
+def escape(text):
+    r"""Plain text as one line of LaTeX.
+
+    >>> print(escape("50 %_a --set"))
+    50 \%\_a -{}-set
+    """
+    text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", str(text)).split())
+    return "".join(SPECIAL.get(sign, sign) for sign in re.sub("-(?=-)", "-\0", text))
+
+
+def table(path, entry, notebook):
+    r"""A CSV file as a LaTeX table for reading, with \caption and \label{tab:NOTEBOOK-TABLE}.
+
+    path: of the file; entry: of the record, with title, caption and digits. Up to 40 rows it floats (`table`), longer
+    ones are a `longtable`; what is wider than a line is scaled to it. Raises `ValueError` when the file cannot be read.
+    """
+    header, rows = read_csv(path)
+    read = reading(header, rows, entry.get("digits"))
+    caption = " ".join(filter(None, (sentence(entry.get("title", "")), entry.get("caption", ""), notes(read, entry))))
+    label = "tab:" + re.sub(r"[^\w:-]", "-", f"{notebook}-{path.stem}", flags=re.ASCII)
+    heading = f"\\caption{{{escape(caption)}}}\\label{{{label}}}"
+    texts = list(zip(*[read.header, *read.rows], strict=True))
+    columns = "".join(map(_column, read.numeric, texts))
+    body = ["\\toprule", _line(read.header), "\\midrule"]
+    lines = [*map(_line, read.rows), "\\bottomrule"]
+    width = sum(min(max(map(len, column)), TEXT) + 2 for column in texts)
+    size = ["\\footnotesize" if width > BROAD else "\\small"] * (width > WIDE)
+    if len(read.rows) > LONG:
+        start = ["\\begingroup", *size, f"\\begin{{longtable}}{{{columns}}}", f"{heading}\\\\"]
+        lines = [*start, *body, "\\endfirsthead", *body, "\\endhead", *lines, "\\end{longtable}", "\\endgroup"]
+        packages = "booktabs, longtable"
+    else:
+        tabular = [f"\\begin{{tabular}}{{{columns}}}", *body, *lines, "\\end{tabular}"]
+        if width > BROAD:
+            tabular = ["\\resizebox{\\linewidth}{!}{%", *tabular, "}"]
+        start = ["\\begin{table}", "\\centering", heading, "\\par\\smallskip", *size]
+        lines = [*start, *tabular, "\\end{table}"]
+        packages = "booktabs, graphicx" if width > BROAD else "booktabs"
+    return "\n".join([f"% \\input this; UTF-8; needs {packages}.", *lines]) + "\n"
+
+
+def sentence(text):
+    """A title with a full stop."""
+    return f"{text}." if text and str(text)[-1] not in ".?!" else str(text)
+
+
+def notes(read, entry):
+    """What a caption still has to say: N if all rows share it, and what Δ is."""
+    said = f"N = {read.n}" in str(entry.get("caption", ""))
+    n = f"N = {read.n}." if read.n and not said else ""
+    return " ".join(filter(None, (n, "Δ: reproduced − published." if "Δ" in read.header else "")))
+
+
+def _column(numeric, texts):
+    return "r" if numeric else "p{5cm}" if max(map(len, texts)) > TEXT else "l"
+
+
+def _line(row):
+    cells = " & ".join(map(escape, row))
+    return ("{}" if cells[:1] in "[*" else "") + cells + r" \\"

@@ -106,20 +106,8 @@ PARSER = timing.parser("fast_path", __doc__, rounds=5, batch=128, steps=20, imag
 PARSER.add_argument("--backbone", default="resnet-110")
 PARSER.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
 PARSER.add_argument("--until", choices=LADDER, default=LADDER[-1], help="last step of the ladder (default: all)")
-QUICK = [
-    "--backbone",
-    "resnet-8",
-    "--batch",
-    "8",
-    "--steps",
-    "2",
-    "--images",
-    "32",
-    "--rounds",
-    "1",
-    "--until",
-    "bfloat16",
-]
+QUICK = ["--backbone", "resnet-8", "--batch", "8", "--steps", "2", "--images", "32"]
+QUICK += ["--rounds", "1", "--until", "bfloat16"]
 
 
 def rows(given):

@@ -37,7 +37,7 @@ class Rung:
         self.model = lficam.create(method, given.backbone, 10).to(self.device, memory_format=self.layout).train()
         self.optimizer = loop.sgd(self.model, self.recipe)
         for group in self.optimizer.param_groups:
-            group["fused"] = top >= 3
+            group["fused"] = True if top >= 3 else None  # None is torch's own choice
         images = random_images(given.images)
         images = resident.place(images, self.device) if top >= 1 else images
         self.batches = self._endless(images)

@@ -208,14 +208,18 @@ def limited(call, seconds):
 
 
 def _work(call):
+    sys.exit(code_of(call))
+
+
+def code_of(call):
+    """What a call returns, or the exit code of what it raises."""
     try:
-        code = call()
+        return call()
     except KeyboardInterrupt:
-        code = 130
+        return 130
     except (InputError, run.RunError) as error:
         say(str(error), sys.stderr)
-        code = getattr(error, "code", 2)
-    sys.exit(code)
+        return getattr(error, "code", 2)
 
 
 def main(arguments=None):
@@ -231,6 +235,8 @@ def main(arguments=None):
     end = time.monotonic() + 60 * given.minutes
     try:
         return work_off(pieces(given), given, end)
+    except KeyboardInterrupt:
+        return 130
     except InputError as error:
         say(str(error), sys.stderr)
         return 2

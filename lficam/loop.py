@@ -17,10 +17,12 @@ from .progress import Progress, say
 from .resident import place
 from .speed import Pace
 
+# Deterministic recipes need it on a GPU, and it is read only once: at the first matrix product of the process.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def seed_everything(seed, deterministic=False):
     """Seed torch (all devices) and numpy; with `deterministic`, refuse kernels whose bits vary from run to run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA asks for it, and reads it only once
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that still draw from the global stream
     torch.use_deterministic_algorithms(deterministic)
@@ -45,14 +47,9 @@ def derive(seed, *parts):
 
 def sgd(model, recipe):
     """The recipe's optimiser; its rates are set step by step. On a GPU one kernel updates all parameters."""
-    groups, options = recipe.groups(model), {"lr": recipe.lr, "momentum": recipe.momentum, "nesterov": recipe.nesterov}
-    if groups[0]["params"][0].is_cuda:
-        try:
-            return torch.optim.SGD(groups, fused=True, **options)
-        except RuntimeError as error:
-            say(f"The optimiser runs without its fused kernel ({str(error).splitlines()[0]}).")
-            groups = recipe.groups(model)
-    return torch.optim.SGD(groups, **options)
+    groups = recipe.groups(model)
+    options = {"fused": True} if groups[0]["params"][0].is_cuda else {}
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
 
 
 def set_rates(optimizer, lr, momentum):
@@ -150,8 +147,21 @@ def train_step(model, optimizer, pixels, labels, recipe, loss=None):
         pixels = pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1]))
         terms, hits = (loss or model.loss)(pixels, labels)
     terms["total"].backward()
-    optimizer.step()
+    update(optimizer)
     return terms, hits
+
+
+def update(optimizer):
+    """The optimiser's step; where its fused kernel refuses, the plain one from then on."""
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if not any(group.get("fused") for group in optimizer.param_groups):
+            raise
+        say(f"The optimiser goes on without its fused kernel ({str(error).splitlines()[0]}).")
+        for group in optimizer.param_groups:
+            group["fused"] = None
+        optimizer.step()
 
 
 @functools.cache

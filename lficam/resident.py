@@ -57,6 +57,7 @@ def place(images, device):
     try:
         free = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else LIMIT
         if needed > min(LIMIT, free):
+            say(f"{images.name}: pixels stay in main memory ({needed / 2**30:.1f} GiB are too many for the device).")
             return images
         return dataclasses.replace(images, source=Resident(images.source, images.rows, device))
     except RuntimeError as error:  # of the device, or memory

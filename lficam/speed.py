@@ -76,9 +76,11 @@ class Pace:
         torch.compiler.reset()
 
     def _advance(self):
-        """Choose how the next step is taken."""
+        """Choose how the next step is taken; when the plan is at its end, as it left it."""
         try:
-            self.loss = next(self.plan, self.loss)
+            self.loss = next(self.plan)
+        except StopIteration:
+            return
         except Exception as error:
             self._give_up(error, None)
 

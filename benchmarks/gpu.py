@@ -159,8 +159,11 @@ def publish(profile):
 
 
 def key(machine):
-    """What measurements belong to: the device, the versions and the code."""
-    return [machine[name] for name in ("device", "gpu", "cpu", "commit", "dirty")] + [machine["versions"]["torch"]]
+    """What measurements belong to: the device, the code and the version of torch.
+
+    Not whether files differ from the commit: the tables that this command writes do.
+    """
+    return [machine[name] for name in ("device", "gpu", "cpu", "commit")] + [machine["versions"]["torch"]]
 
 
 def read(name):

@@ -93,12 +93,7 @@ def fit(
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
             row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace)
-            if not np.isfinite(row["train_loss"]):
-                kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no earlier checkpoint"
-                raise InputError(
-                    f"{label} diverged in epoch {epoch + 1} (loss {row['train_loss']}): lower lr, "
-                    f"which was {row['lr']:g}; {kept}."
-                )
+            check_finite(label, row)
             row |= mean_loss(model, validation, recipe.batch_size, workers)
             row["seconds"] = round(time.perf_counter() - start, 2)
             history.append(row)
@@ -110,6 +105,17 @@ def fit(
     if board:
         board.close()
     return history
+
+
+def check_finite(label, row):
+    """Raise `InputError` when the epoch's loss is none."""
+    if not np.isfinite(row["train_loss"]):
+        before = row["epoch"] - 1
+        kept = f"the checkpoint of epoch {before} is kept" if before else "there is no earlier checkpoint"
+        raise InputError(
+            f"{label} diverged in epoch {row['epoch']} (loss {row['train_loss']}): lower lr, "
+            f"which was {row['lr']:g}; {kept}."
+        )
 
 
 def train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import lficam
 from benchmarks.checks import RECIPE, random_images, steps, trainable
 from benchmarks.waits import Waits
 from lficam import checkpoints, loop, resident, speed
+from lficam.cli import main
 from lficam.errors import InputError
 from lficam.recipes import Recipe
 from lficam.training import Job, train
@@ -201,6 +203,15 @@ def test_what_is_never_compiled(mode, recipe, method, line, capsys):
 def test_unknown_mode_is_one_sentence():
     with pytest.raises(InputError, match="Unknown compile 'yes': choose one of: auto, on, off"):
         train(Job("plain", "resnet-8", train_count=32, validation_count=60, recipe=Recipe(epochs=1)), compile="yes")
+    assert main(["train", "--method", "plain", "--backbone", "resnet-8", "--compile", "yes"]) == 2
+
+
+@pytest.mark.usefixtures("home")
+def test_the_command_compiles_on_request(stand_in, capsys):
+    command = "train --method plain --backbone resnet-8 --count 64 --batch-size 16 --epochs 2 --compile on"
+    assert main(shlex.split(command)) == 0
+    assert stand_in["calls"] == 8
+    assert "compile: the training's steps are compiled" in capsys.readouterr().out
 
 
 # --- nothing in a step makes a GPU wait

@@ -1,22 +1,19 @@
 """Training and inference of LFI-CAM and ABN against the authors' structure, in one process, in turn.
 
-    python benchmarks/attention.py                       # the models of the table in benchmarks/README.md
-    python benchmarks/attention.py lfi-cam resnet-20 --batch 64
+    python -m benchmarks.attention                       # the models of the table in benchmarks/README.md
+    python -m benchmarks.attention lfi-cam resnet-20 --batch 64
 
 The reference is written from the description of the released code: the weighted sum over feature maps is a Python loop
 over the C channels, memory is laid out channels first. Ours is what the package runs: one contraction, and the faster
-layout of the two. Both are checked to give the same maps before they are timed. A line per model: images per second
-(medians) and ratio ours / reference, for inference and for a training step (forward, backward, SGD).
+layout of the two. Both are checked to give the same maps before they are timed. Two rows per model: inference, and a
+training step (forward, backward, SGD).
 """
-
-import argparse
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
 
 import lficam
+from benchmarks import timing
 from lficam.attention import LFIAttention
 from lficam.loop import memory_format
 from lficam.losses import classification_loss
@@ -70,18 +67,8 @@ class Side:
         self.optimizer.step()
 
 
-def seconds(call, pixels, labels):
-    """Wall time of one call, the device idle before and after."""
-    wait = torch.cuda.synchronize if pixels.is_cuda else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    call(pixels, labels)
-    wait()
-    return time.perf_counter() - start
-
-
 def compare(method, backbone, classes, size, batch, rounds, device):
-    """Print one line: medians of `rounds` calls of each side, taken in turn after a warm-up."""
+    """Rows of inference and training: each side in turn, after a warm-up."""
     torch.manual_seed(0)
     models = [lficam.create(method, backbone, classes) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
@@ -92,42 +79,26 @@ def compare(method, backbone, classes, size, batch, rounds, device):
     error = (ours.infer(pixels, labels).maps - reference.infer(pixels, labels).maps).abs().max().item()
     if error > 1e-3:
         raise SystemExit(f"{method} {backbone}: the two sides differ by {error:.1e}, nothing was timed.")
-    cells = []
-    for work in ("infer", "train"):
-        times = {side: [] for side in (ours, reference)}
-        for side in times:
+    for work, name in (("infer", "inference"), ("train", "training")):
+        sides = {"ours": ours, "reference": reference}
+        for side in sides.values():
             side.prepare(work)
-        for i in range(rounds + 1):
-            for side, taken in times.items():
-                duration = seconds(getattr(side, work), pixels, labels)
-                taken += [duration] if i else []
-        a, b = (batch / statistics.median(times[side]) for side in (ours, reference))
-        ratio = statistics.median(s / o for o, s in zip(times[ours], times[reference], strict=True))
-        cells.append(f"{a:8.1f} {b:8.1f} {ratio:6.2f}x")
-    print(f"{method:8} {backbone:13} {size:4} {batch:5}  {cells[0]}  {cells[1]}   {error:.0e}", flush=True)
+        calls = {key: lambda side=side, work=work: getattr(side, work)(pixels, labels) for key, side in sides.items()}
+        times = timing.in_turn(calls, rounds, device)
+        what = f"{method} {backbone}, {size} pixels, batch {batch}: {name}"
+        yield timing.row(what, "authors' structure", times, batch, **{"maps differ by": error})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", metavar="METHOD BACKBONE", help="one model instead of the table's")
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    if len(arguments.model) not in (0, 2):
-        parser.error("give a method and a backbone, or neither")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = MODELS
-    if arguments.model:
-        models = [(*arguments.model, arguments.classes, arguments.size, arguments.batch)]
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds")
-    print(
-        "method   backbone      size batch  inference: ours, reference, ratio  training: ours, reference, ratio  error"
-    )
-    for model in models:
-        compare(*model, arguments.rounds, device)
+PARSER = timing.parser("attention", __doc__, "METHOD BACKBONE", rounds=5, classes=10, size=32, batch=16)
+QUICK = ["lfi-cam", "resnet-8", "--batch", "4", "--rounds", "1"]
+
+
+def rows(given):
+    """Rows of every model."""
+    device = torch.device(given.device)
+    for model in timing.chosen(given, MODELS, given.classes, given.size, given.batch):
+        yield from compare(*model, given.rounds, device)
 
 
 if __name__ == "__main__":
-    main()
+    timing.main(rows, PARSER)

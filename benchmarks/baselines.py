@@ -1,20 +1,16 @@
 """Score-CAM and RISE against other libraries at equal maps, in one process, in turn.
 
-    python benchmarks/baselines.py                                    # resnet18, random weights, two photographs
-    python benchmarks/baselines.py vgg16 --weights papers --images 1  # ImageNet weights, downloaded once
+    python -m benchmarks.baselines                                    # resnet18, random weights, two photographs
+    python -m benchmarks.baselines vgg16 --weights papers --images 1  # ImageNet weights, downloaded once
 
 Score-CAM: torchcam and pytorch-grad-cam, each by its own protocol. RISE, which neither has: the structure of the
 published code, written from its description (masks resized one by one and all stored, masked images all stored). Each
-pair is checked to give the same map before it is timed. A line per pair: seconds per image (medians), ratio reference /
-ours (median of the ratios round by round), and the images that went through the classifier.
+pair is checked to give the same map before it is timed. A row per pair, with the images that the
+classifier saw.
 """
-
-import argparse
-import statistics
 
 import torch
 import torch.nn.functional as F
-from attention import seconds
 from pytorch_grad_cam import ScoreCAM as GradCAMScoreCAM
 from pytorch_grad_cam import score_cam as grad_cam_module
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,6 +19,7 @@ from skimage.transform import resize
 from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 import lficam
+from benchmarks import timing
 from lficam import classifiers
 from lficam.maps import minmax
 
@@ -82,46 +79,39 @@ def pairs(classifier, layer, pixels, targets, masks):
 
 
 def compare(name, explainer, reference, pixels, targets, rounds):
-    """Print one line, after a first call of each that checks the maps."""
+    """A row, after a first call of each side that checks the maps."""
     ours, theirs = minmax(explainer(pixels, targets)).cpu(), minmax(reference()).cpu()
     error = (ours - theirs).abs().max().item()
     if error > 1e-4 or not theirs.flatten(1).any(1).all():
         raise SystemExit(f"{name}: the two sides differ by {error:.1e}, nothing was timed.")
-    times = {"ours": [], "theirs": []}
-    for _ in range(rounds):
-        times["ours"].append(seconds(lambda *_: explainer(pixels, targets), pixels, targets))
-        times["theirs"].append(seconds(lambda *_: reference(), pixels, targets))
-    a, b = (statistics.median(taken) / len(pixels) for taken in times.values())
-    ratio = statistics.median(t / o for o, t in zip(times["ours"], times["theirs"], strict=True))
-    passes = f"{explainer.counted / len(pixels):.0f} of {explainer.forward_passes}"
-    print(f"{name:21} {a:8.2f} {b:10.2f} {ratio:6.2f}x   {passes:>13}   {error:.0e}", flush=True)
+    calls = {"ours": lambda: explainer(pixels, targets), "reference": reference}
+    times = timing.in_turn(calls, rounds, pixels.device)
+    method, _, peer = name.partition(", ")
+    seen = f"{explainer.counted / len(pixels):.0f} of {explainer.forward_passes}"
+    what = f"{method}, {pixels.shape[-1]} pixels"
+    return timing.row(what, peer, times, len(pixels), **{"images seen": seen, "maps differ by": error})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("classifier", nargs="?", default="resnet18", help="a name of torchvision's")
-    parser.add_argument("--weights", default="random", help="as `classifiers.find` takes them")
-    parser.add_argument("--layer", help="by default the papers', or the like")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--masks", type=int, default=256, help="of RISE")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+PARSER = timing.parser("baselines", __doc__, rounds=3, size=224, images=2, masks=256)
+PARSER.add_argument("classifier", nargs="?", default="resnet18", help="a name of torchvision's")
+PARSER.add_argument("--weights", default="random", help="as `classifiers.find` takes them")
+PARSER.add_argument("--layer", help="by default the papers', or the like")
+QUICK = ["--size", "64", "--images", "1", "--masks", "4", "--layer", "layer1", "--rounds", "1"]
+
+
+def rows(given):
+    """Rows of every pair."""
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = classifiers.find(arguments.classifier, arguments.weights).to(device)
-    layer = lficam.baseline(classifier, "score-cam", arguments.layer).layer.name
-    pixels = photographs(arguments.images, arguments.size, device)
+    classifier = classifiers.find(given.classifier, given.weights).to(given.device)
+    layer = lficam.baseline(classifier, "score-cam", given.layer).layer.name
+    pixels = photographs(given.images, given.size, given.device)
     with torch.no_grad():
         targets = classifier(pixels).argmax(1)
-    print(
-        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds, "
-        f"{arguments.classifier} ({arguments.weights} weights), {layer}, {arguments.size} pixels"
-    )
-    print("method, reference      seconds: ours, reference, ratio     images seen   error")
-    for name, explainer, reference in pairs(classifier, layer, pixels, targets, arguments.masks):
-        compare(name, explainer, reference, pixels, targets, arguments.rounds)
+    for pair in pairs(classifier, layer, pixels, targets, given.masks):
+        found = compare(*pair, pixels, targets, given.rounds)
+        place = f"{given.classifier} ({given.weights} weights), {layer}"
+        yield found | {"what": f"{found['what']}, {place}"}
 
 
 if __name__ == "__main__":
-    main()
+    timing.main(rows, PARSER)

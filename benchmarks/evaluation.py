@@ -1,27 +1,26 @@
 """AD and IC at 100, 50 and 15 % of the pixels: ours against the authors' structure and the limit of four passes.
 
-    python benchmarks/evaluation.py                       # the rows of the table in benchmarks/README.md
-    python benchmarks/evaluation.py tame resnet50 --images 64 --batch 16
+    python -m benchmarks.evaluation                       # the rows of the table in benchmarks/README.md
+    python -m benchmarks.evaluation tame resnet50 --images 64 --batch 16
 
 The reference is written from the description of the released code: one run a level, one image at a time; the explainer
 is called on the image and again on the masked image, each time with the maps of all 1,000 classes, L-CAM-Img with two
 passes of the backbone a call. That is 6 passes an image, or 12, where 4 suffice. Ours is `scoring.score`. Both read the
 same images, and are checked to give the same AD, IC and mean score that a whole map leaves before they are timed;
-random weights. The limit is four bare forward passes an image at our batch size. A line per model: images per second
-(medians), the ratio ours / reference, and which share of the limit ours reaches; in one process, in turn.
+random weights. The limit is four bare forward passes an image at our batch size. Two rows per model, against the
+reference and against the limit; in one process, in turn.
 """
 
-import argparse
 import copy
 import dataclasses
 import math
-import statistics
 
 import torch
 import torch.nn.functional as F
-from mechanism import Reference, in_turn, ratio
 
 import lficam
+from benchmarks import timing
+from benchmarks.mechanism import Reference
 from lficam import data, faithfulness, scoring
 
 MODELS = [("tame", "resnet50"), ("tame", "vgg16"), ("l-cam-img", "resnet50"), ("l-cam-img", "vgg16")]
@@ -103,7 +102,7 @@ def passes(network, call):
 
 
 def compare(method, network, images, batch, rounds, device):
-    """Print one line: medians of the rounds of each side, taken in turn."""
+    """Rows of both comparisons, each side in turn."""
     torch.manual_seed(0)
     explainer = lficam.attach(network, method, weights="random").to(device)
     reference = Authors(copy.deepcopy(explainer))  # each side in its own layout
@@ -122,34 +121,25 @@ def compare(method, network, images, batch, rounds, device):
         raise SystemExit(
             f"{method} {network}: AD, IC or scores differ by {difference:.1e}: nothing was timed.\n{found}"
         )
-    times = in_turn(calls, rounds, device)
-    speed = {name: len(images) / statistics.median(taken) for name, taken in times.items()}
-    print(
-        f"{method:10} {network:9} {batch:5}  {counts[0]:4.0f} {counts[1]:6.0f}   {speed['ours']:8.2f} "
-        f"{speed['reference']:9.2f} {ratio(times, 'ours', 'reference'):5.2f}x   {speed['limit']:8.2f} "
-        f"{ratio(times, 'ours', 'limit'):5.2f}   {difference:.0e}",
-        flush=True,
-    )
+    times = timing.in_turn(calls, rounds, device)
+    what = f"{method} {network}, {images.size} pixels, batch {batch}"
+    passes_each = f"{counts[0]:.0f}, {counts[1]:.0f}"
+    facts = {"passes an image": passes_each, "AD, IC differ by": difference}
+    yield timing.row(what, "authors' structure", times, len(images), **facts)
+    yield timing.row(what, "four bare passes", times, len(images), other="limit")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", metavar="METHOD CLASSIFIER", help="one model instead of the table's")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    if len(arguments.model) not in (0, 2):
-        parser.error("give a method and a classifier, or neither")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds")
-    print("method     classifier batch  passes: ours, reference  images/s: ours, reference, ratio  limit, share  apart")
-    images = data.load("photo-digits", "test", size=arguments.size, count=arguments.images)
+PARSER = timing.parser("evaluation", __doc__, "METHOD CLASSIFIER", images=16, size=224, batch=8)
+QUICK = ["l-cam-img", "resnet18", "--images", "2", "--size", "64", "--rounds", "1"]
+
+
+def rows(given):
+    """Rows of every model."""
+    images = data.load("photo-digits", "test", size=given.size, count=given.images)
     images = dataclasses.replace(images, masks=None)  # no overlap with the object is measured
-    for model in [arguments.model] if arguments.model else MODELS:
-        compare(*model, images, arguments.batch, arguments.rounds, device)
+    for model in timing.chosen(given, MODELS):
+        yield from compare(*model, images, given.batch, given.rounds, torch.device(given.device))
 
 
 if __name__ == "__main__":
-    main()
+    timing.main(rows, PARSER)

@@ -1,23 +1,20 @@
 """L-CAM and TAME, trained and applied, against the authors' structure and a bare classifier, in one process, in turn.
 
-    python benchmarks/mechanism.py                        # the rows of the table in benchmarks/README.md
-    python benchmarks/mechanism.py tame resnet50 --batch 8
+    python -m benchmarks.mechanism                        # the rows of the table in benchmarks/README.md
+    python -m benchmarks.mechanism tame resnet50 --batch 8
 
 The reference is written from the description of the released code: the clean pass runs the whole classifier, every
 branch is upsampled, concatenated and fused into the maps of all 1,000 classes, of which a few are then used; L-CAM-Img
 explains with two passes. Ours is what the package runs. Both are checked to give the same maps and losses before they
-are timed. A line per model: images per second (medians) of a training step (forward, backward, SGD) and of explaining,
-each with the ratio ours / reference; for explaining also the ratio to a bare forward pass of the classifier.
+are timed. Three rows per model: a training step (forward, backward, SGD), explaining, and explaining against a bare
+forward pass of the classifier.
 """
-
-import argparse
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
 
 import lficam
+from benchmarks import timing
 from lficam.loop import memory_format, set_rates, sgd, train_step
 from lficam.losses import explanation_loss
 from lficam.recipes import Recipe
@@ -80,32 +77,8 @@ class Reference:
         return self.class_maps(features)[torch.arange(len(pixels)), logits.argmax(1)]
 
 
-def seconds(call, device):
-    """Wall time of one call, the device idle before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - start
-
-
-def in_turn(calls, rounds, device):
-    """Seconds of each call in each of the rounds, after a warm-up."""
-    times = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name, call in calls.items():
-            taken = seconds(call, device)
-            times[name] += [taken] if i else []
-    return times
-
-
-def ratio(times, ours, other):
-    return statistics.median(b / a for a, b in zip(times[ours], times[other], strict=True))
-
-
 def compare(method, network, batch, rounds, device):
-    """Print one line: medians of the rounds of each side, taken in turn."""
+    """Rows of training and explaining, each side in turn."""
     torch.manual_seed(0)
     explainer = lficam.attach(network, method, weights="random").to(device)
     reference = Reference(explainer)
@@ -127,7 +100,7 @@ def compare(method, network, batch, rounds, device):
             call(pixels.contiguous(memory_format=layout))
 
     last, first, best = torch.channels_last, torch.contiguous_format, memory_format(device, 224)
-    training = in_turn(
+    training = timing.in_turn(
         {
             "ours": lambda: train(explainer, best, RECIPE),
             "reference": lambda: train(reference, first, plain),
@@ -135,7 +108,7 @@ def compare(method, network, batch, rounds, device):
         rounds,
         device,
     )
-    explaining = in_turn(
+    explaining = timing.in_turn(
         {
             "ours": lambda: explain(explainer, last),
             "reference": lambda: explain(reference.explain, first),
@@ -144,16 +117,10 @@ def compare(method, network, batch, rounds, device):
         rounds,
         device,
     )
-    speed = {
-        name: batch / statistics.median(t) for name, t in [("ours", training["ours"]), ("ref", training["reference"])]
-    }
-    cells = [f"{speed['ours']:8.2f} {speed['ref']:8.2f} {ratio(training, 'ours', 'reference'):6.2f}x"]
-    speed = {name: batch / statistics.median(t) for name, t in explaining.items()}
-    cells.append(
-        f"{speed['ours']:8.2f} {speed['reference']:8.2f} {ratio(explaining, 'ours', 'reference'):6.2f}x "
-        f"{speed['bare']:8.2f} {ratio(explaining, 'ours', 'bare'):6.2f}"
-    )
-    print(f"{method:10} {network:9} {batch:5}  {cells[0]}   {cells[1]}   {difference:.0e}", flush=True)
+    what, differ = f"{method} {network}, 224 pixels, batch {batch}", {"maps differ by": difference}
+    yield timing.row(f"{what}: training", "authors' structure", training, batch, **differ)
+    yield timing.row(f"{what}: explaining", "authors' structure", explaining, batch, **differ)
+    yield timing.row(f"{what}: explaining", "bare forward pass", explaining, batch, other="bare")
 
 
 def check(explainer, reference, pixels, labels):
@@ -167,22 +134,15 @@ def check(explainer, reference, pixels, labels):
     return maps
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", metavar="METHOD CLASSIFIER", help="one model instead of the table's")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    if len(arguments.model) not in (0, 2):
-        parser.error("give a method and a classifier, or neither")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rounds} rounds")
-    print(
-        "method     classifier batch  training: ours, reference, ratio  explaining: ours, reference, ratio, bare, ratio"
-    )
-    for model in [(*arguments.model, arguments.batch)] if arguments.model else MODELS:
-        compare(*model, arguments.rounds, device)
+PARSER = timing.parser("mechanism", __doc__, "METHOD CLASSIFIER", batch=8)
+QUICK = ["l-cam-fm", "resnet18", "--batch", "1", "--rounds", "1"]
+
+
+def rows(given):
+    """Rows of every model."""
+    for model in timing.chosen(given, MODELS, given.batch):
+        yield from compare(*model, given.rounds, torch.device(given.device))
 
 
 if __name__ == "__main__":
-    main()
+    timing.main(rows, PARSER)

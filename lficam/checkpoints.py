@@ -117,7 +117,10 @@ def resume(model, optimizer, path, device):
             f"{model.card['backbone']} {model.card['num_classes']} classes): choose another folder, or remove it."
         )
     load_state(model, content["model"], path)
+    kernels = [{name: group.get(name) for name in ("fused", "foreach")} for group in optimizer.param_groups]
     optimizer.load_state_dict(content["optimizer"])
+    for group, own in zip(optimizer.param_groups, kernels, strict=True):
+        group.update(own)  # of this device, which may be another one than the checkpoint's
     return content["history"]
 
 

@@ -64,6 +64,7 @@ def _model_commands(commands):
     command = _command(commands, train_model, "train", "train a classifier, or an explainer of one; continue if cut")
     _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    command.add_argument("--compile", default="auto", help="auto (default: where it is measured to pay), on or off")
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
     again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
@@ -210,7 +211,8 @@ def train_model(arguments):
     from .training import train
 
     job = _job(arguments)
-    run = train(job, workers=arguments.workers, tensorboard=arguments.tensorboard, fresh=arguments.fresh)
+    options = {name: getattr(arguments, name) for name in ("workers", "tensorboard", "fresh", "compile")}
+    run = train(job, **options)
     best = run.history[-1] if job.explains else max(run.history, key=lambda row: row["validation_accuracy"])
     what = "masked images still of their class" if job.explains else "best validation accuracy"
     print(f"{what} {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}")

@@ -31,6 +31,7 @@ import torchvision
 
 from . import builtin, cifar, folders, workspace
 from .errors import InputError, choose
+from .resident import Resident
 from .sources import Memory, Pictures, Reader, permutation, unit
 
 SPLITS = ("train", "validation", "test")
@@ -168,6 +169,10 @@ def batches(
 
 
 def _batches(images, cuts, reader, device, workers, failed):
+    if isinstance(images.source, Resident):
+        found = images.source.batches(images.rows, images.labels, cuts, reader.augment, reader.seed)
+        yield from (Batch(*both, cut) for both, cut in zip(found, cuts, strict=True))
+        return
     if isinstance(images.source, Memory):
         parts = map(reader.__getitem__, cuts)
     else:
@@ -188,7 +193,7 @@ def _batches(images, cuts, reader, device, workers, failed):
             cut = torch.tensor([at for at in cut.tolist() if at not in reasons], dtype=torch.long)
             if pixels is None:
                 continue
-        yield Batch(unit(pixels, device), images.labels[cut].to(device), cut)
+        yield Batch(unit(pixels, device), images.labels[cut].to(device, non_blocking=True), cut)
 
 
 def _photo_digits(asked):

@@ -3,6 +3,8 @@
 What is trained has `loss(pixels, labels)` -> ({term: scalar}, hits (B,)): a classifier, or an explainer of one.
 """
 
+import functools
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +14,11 @@ import torch
 from . import checkpoints, data
 from .errors import InputError
 from .progress import Progress, say
+from .resident import place
+from .speed import Pace
+
+# Deterministic recipes need it on a GPU, and it is read only once: at the first matrix product of the process.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def seed_everything(seed, deterministic=False):
@@ -39,8 +46,10 @@ def derive(seed, *parts):
 
 
 def sgd(model, recipe):
-    """The recipe's optimiser; its rates are set step by step."""
-    return torch.optim.SGD(recipe.groups(model), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    """The recipe's optimiser; its rates are set step by step. On a GPU one kernel updates all parameters."""
+    groups = recipe.groups(model)
+    options = {"fused": True} if groups[0]["params"][0].is_cuda else {}
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
 
 
 def set_rates(optimizer, lr, momentum):
@@ -61,27 +70,30 @@ def fit(
     tensorboard=False,
     label="training",
     settings=None,
+    compile="off",
+    resident=None,
 ):
     """Train a model, continuing from `folder`/last.pt when there is one; a row per epoch goes to `folder`/log.csv.
 
     After every epoch last.pt (all that a resume needs) and, when it is the one to keep, best.pt are replaced
     atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
+    compile: `speed.Pace`; what is compiled may differ after a resume, and so the bits. resident: whether sets in memory
+    are copied to the device, which changes no bit; by default on a GPU.
     """
     folder, device = Path(folder), torch.device(device)
     model.to(device, memory_format=memory_format(device, images.size))
     optimizer = sgd(model, recipe)
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
+    if device.type == "cuda" if resident is None else resident:
+        images, validation = place(images, device), place(validation, device)
+    full, steps = len(images) // recipe.batch_size, -(-len(images) // recipe.batch_size)
+    pace = Pace(model, recipe, compile, full, (recipe.epochs - len(history)) * steps)
     board = open_board(folder, len(history)) if tensorboard else None
     with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress)
-            if not np.isfinite(row["train_loss"]):
-                kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no earlier checkpoint"
-                raise InputError(
-                    f"{label} diverged in epoch {epoch + 1} (loss {row['train_loss']}): lower lr, "
-                    f"which was {row['lr']:g}; {kept}."
-                )
+            row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace)
+            check_finite(label, row)
             row |= mean_loss(model, validation, recipe.batch_size, workers)
             row["seconds"] = round(time.perf_counter() - start, 2)
             history.append(row)
@@ -95,15 +107,28 @@ def fit(
     return history
 
 
-def train_epoch(model, optimizer, images, recipe, epoch, workers, progress):
+def check_finite(label, row):
+    """Raise `InputError` when the epoch's loss is none."""
+    if not np.isfinite(row["train_loss"]):
+        before = row["epoch"] - 1
+        kept = f"the checkpoint of epoch {before} is kept" if before else "there is no earlier checkpoint"
+        raise InputError(
+            f"{label} diverged in epoch {row['epoch']} (loss {row['train_loss']}): lower lr, "
+            f"which was {row['lr']:g}; {kept}."
+        )
+
+
+def train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace):
     """One pass over the images; sums stay on the device, so the loop never waits for it."""
     torch.manual_seed(derive(recipe.seed, epoch, 0))  # dropout
     model.train()
+    pace.start_epoch()
     steps = -(-len(images) // recipe.batch_size)
     sums = 0
     for step, (pixels, labels, _) in enumerate(train_batches(model, images, recipe, epoch, workers)):
         set_rates(optimizer, *recipe.rates(epoch * steps + step, steps))
-        terms, hits = train_step(model, optimizer, pixels, labels, recipe)
+        take = functools.partial(train_step, model, optimizer, pixels, labels, recipe)
+        terms, hits = pace.take(take, full=len(labels) == recipe.batch_size)
         values = [term.detach().double() * len(labels) for term in terms.values()]
         sums = sums + torch.stack([*values, hits.sum().double()])
         progress.update(len(labels))
@@ -119,16 +144,37 @@ def train_batches(model, images, recipe, epoch, workers=0):
     return data.batches(images, recipe.batch_size, device=device, workers=workers, **options)
 
 
-def train_step(model, optimizer, pixels, labels, recipe):
-    """One step of the optimiser; returns what the model's `loss` does."""
+def train_step(model, optimizer, pixels, labels, recipe, loss=None):
+    """One step of the optimiser; returns what the model's `loss` does. loss: it, compiled."""
     device = pixels.device
-    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        terms, hits = model.loss(pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1])), labels)
+    # First, so that no gradient of the step before lies in memory that a compiled step records anew.
     optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(recipe, device)):
+        pixels = pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1]))
+        terms, hits = (loss or model.loss)(pixels, labels)
     terms["total"].backward()
-    optimizer.step()
+    update(optimizer)
     return terms, hits
+
+
+def update(optimizer):
+    """The optimiser's step; where its fused kernel refuses, the plain one from then on."""
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if not any(group.get("fused") for group in optimizer.param_groups):
+            raise
+        say(f"The optimiser goes on without its fused kernel ({str(error).splitlines()[0]}).")
+        for group in optimizer.param_groups:
+            group["fused"] = None
+        optimizer.step()
+
+
+@functools.cache
+def in_bfloat16(recipe, device):
+    """Whether the recipe's precision means bfloat16 on this device."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and able)
 
 
 def named(split, terms, values):
@@ -139,7 +185,10 @@ def named(split, terms, values):
 
 @torch.no_grad()
 def mean_loss(model, images, batch_size, workers=0):
-    """Terms of `model.loss` and share of hits over a data set in eval mode, as columns of the history."""
+    """Terms of `model.loss` and share of hits over a data set in eval mode, as columns of the history.
+
+    In float32 whatever the training has: the best epoch is chosen by it, and evaluation is in float32 too.
+    """
     model.eval()
     device, sums = next(model.parameters()).device, 0
     for pixels, labels, _ in data.batches(images, batch_size, device=device, workers=workers):

@@ -14,7 +14,7 @@ def minmax(x, constant=0.0):
     span = high - low
     flat = span == 0
     scaled = (x - low) / torch.where(flat, torch.ones_like(span), span)
-    return torch.where(flat, torch.as_tensor(constant, dtype=x.dtype, device=x.device), scaled)
+    return torch.where(flat, constant, scaled)  # a number is not made a tensor: a GPU would wait for its copy
 
 
 def upsample(maps, size):

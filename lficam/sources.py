@@ -42,10 +42,14 @@ class Memory:
     def read(self, rows, augment, seed):
         if not augment:
             return self.data[rows]
-        draws = _draws(seed, rows, 3)
-        top, left = (draws[:, i] % np.uint64(2 * self.pad + 1) for i in (0, 1))
-        flip = draws[:, 2] >= 2**63 if self.mirror else None
+        top, left, flip = self.draw(rows, seed)
         return torch.from_numpy(shift(self.data.numpy()[rows.numpy()], self.pad, top, left, flip))
+
+    def draw(self, rows, seed):
+        """The augmentation of images: top, left int64 (B,) of the crop, from 0 to 2 pad, and whether to mirror it."""
+        draws = _draws(seed, rows, 3)
+        top, left = ((draws[:, i] % np.uint64(2 * self.pad + 1)).astype(np.int64) for i in (0, 1))
+        return top, left, (draws[:, 2] >= 2**63) & self.mirror
 
     def feed(self, sha, rows):
         _feed(sha, self.data, rows)

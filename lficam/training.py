@@ -24,6 +24,7 @@ from .evaluation import predicted_labels
 from .loop import best_device, fit, seed_everything
 from .progress import say
 from .recipes import Recipe
+from .speed import MODES
 
 __all__ = ["Job", "Recipe", "Run", "best_device", "is_finished", "train"]
 
@@ -102,12 +103,14 @@ class Run(NamedTuple):
     found: bool
 
 
-def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
+def train(job, *, device=None, workers=0, tensorboard=False, fresh=False, compile="auto"):
     """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
 
-    fresh: forget an earlier run of the same job. Returns a `Run`.
+    fresh: forget an earlier run of the same job. compile: "auto" (on a GPU, where it is measured to pay), "on" or
+    "off", see `speed.Pace`. Returns a `Run`.
     Raises `InputError` for unknown names, wrong settings, divergence (NaN loss) and disks that refuse.
     """
+    choose("compile", compile, dict.fromkeys(MODES))
     device = torch.device(device or best_device())
     images = job.images("train", job.train_count)
     seed_everything(job.recipe.seed, job.recipe.deterministic)
@@ -123,7 +126,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False):
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
-        options = {"device": device, "workers": workers, "tensorboard": tensorboard}
+        options = {"device": device, "workers": workers, "tensorboard": tensorboard, "compile": compile}
         images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
         history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.

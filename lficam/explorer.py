@@ -37,7 +37,7 @@ _COARSE = 128  # pixels up to which an image is enlarged without smoothing, as i
 _STYLE = """<style>
 .lficam-explorer {max-width: 1160px; margin: 0 auto; padding: 4px 10px; overflow: hidden}
 .lficam-explorer .lficam-row {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 12px}
-@media (max-width: 900px) {.lficam-explorer .lficam-row {grid-template-columns: repeat(2, minmax(0, 1fr))}}
+@media (max-width: 640px) {.lficam-explorer .lficam-row {grid-template-columns: repeat(2, minmax(0, 1fr))}}
 .lficam-explorer figure {margin: 0}
 .lficam-explorer img {width: 100%; display: block; border-radius: 3px}
 .lficam-explorer figcaption {font-size: 13px; line-height: 1.4; margin-top: 4px}
@@ -101,20 +101,20 @@ class Panel:
         import ipywidgets as widgets
 
         self.session = session
-        wide = {"style": {"description_width": "62px"}, "layout": widgets.Layout(width="min(100%, 380px)")}
+        wide = {"style": {"description_width": "76px"}, "layout": widgets.Layout(width="auto")}
         self.photo = widgets.Dropdown(options=session.photos, description="Image", **wide)
         self.target = widgets.Dropdown(options=[("", None)], description="Class", **wide)
         self.method = widgets.Dropdown(options=session.methods, description="Method", **wide)
-        self.keep = widgets.IntSlider(100, 5, 100, 5, description="Keep top", readout_format="d", **wide)
+        self.keep = widgets.IntSlider(100, 5, 100, 5, description="Keep top %", **wide)
         self.progress = widgets.IntProgress(layout=widgets.Layout(width="240px", display="none"))
         self.status, self.view = widgets.HTML(), widgets.HTML(layout=widgets.Layout(width="100%"))
         self._controls = self.photo, self.target, self.method, self.keep
-        rows = widgets.Layout(flex_flow="row wrap", grid_gap="2px 28px")
+        fitting = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(260px, 1fr))", grid_gap="0 12px")
         line = widgets.Layout(min_height="30px", align_items="center")
         self.box = widgets.VBox(
             [
                 widgets.HTML(_STYLE),
-                widgets.Box([*self._controls], layout=rows),
+                widgets.GridBox([*self._controls], layout=fitting),
                 widgets.Box([self.progress, self.status], layout=line),
                 self.view,
             ]

@@ -16,7 +16,7 @@ from . import baselines, checkpoints, data, faithfulness, workspace
 from .classifiers import find
 from .errors import InputError, choose
 from .loop import best_device
-from .photos import Opened, describe, explain_photo, find_photos, open_checkpoint, read_photo
+from .photos import Opened, describe, doubts, explain_photo, find_photos, open_checkpoint, read_photo
 from .training import read_history
 
 TEST_IMAGES = 24
@@ -37,7 +37,7 @@ class Session:
             raise InputError(f"The explainers see images of {sorted(sizes)} pixels: give one size for all.")
         self.size = methods[0].size
         if isinstance(photos, data.Images):
-            self._files = {f"image {n} · {photos.classes[k]}": n for n, k in enumerate(photos.labels.tolist())}
+            self._files = {f"image {n}, class {photos.classes[k]}": n for n, k in enumerate(photos.labels.tolist())}
             read = lambda n: photos.pixels([n])[0]  # noqa: E731
         else:
             self._files, read = _names(find_photos(photos)), functools.partial(read_photo, size=self.size)
@@ -127,10 +127,11 @@ def _names(paths):
 def training_free(classifier, size, first="grad-cam"):
     """[`photos.Opened`] of every training-free method of a `classifiers.Frozen`, that of the name `first` foremost."""
     choose("training-free method", first, baselines.METHODS)
-    return [
-        Opened(functools.partial(baselines.baseline, classifier, method), size, f"{method} of {describe(classifier)}")
+    makers = {
+        f"{method} of {describe(classifier)}": functools.partial(baselines.baseline, classifier, method)
         for method in sorted(baselines.METHODS, key=lambda name: name != first)
-    ]
+    }
+    return [Opened(make, size, name, doubts(classifier)) for name, make in makers.items()]
 
 
 def open_session(paths=(), photos=(), *, classifier=None, weights=None, size=None, first=None):

@@ -66,7 +66,7 @@ def test_the_panel_follows_its_controls(server, tmp_path):
         target.select_option(index=4)
         expect(page.locator(".lficam-before")).not_to_have_text(before, timeout=PATIENCE)
         image.select_option(index=5)
-        expect(page.locator(".lficam-change")).to_contain_text("says plain resnet-8", timeout=PATIENCE)
+        expect(page.locator(".lficam-change")).to_contain_text("by plain resnet-8", timeout=PATIENCE)
         assert len(seen) == 3
         method.select_option(index=0)
         expect(page.locator(".lficam-small")).to_contain_text("tame of", timeout=PATIENCE)

@@ -45,6 +45,7 @@ _STYLE = """<style>
 .lficam-explorer table.lficam-change {border-collapse: collapse; font-size: 14px; margin: 10px 0 4px}
 .lficam-explorer table.lficam-change td {padding: 2px 14px 2px 0; text-align: left; background: none}
 .lficam-explorer .lficam-small {font-size: 12px; line-height: 1.45; opacity: 0.75; margin: 6px 0}
+.lficam-explorer .lficam-stale {opacity: 0.3}
 .lficam-explorer .lficam-error {color: #B2480A; font-weight: 600}
 </style>"""
 
@@ -187,6 +188,7 @@ class Panel:
 
         watcher = threading.Thread(target=watch, daemon=True)
         try:
+            self.view.add_class("lficam-stale")
             for control in self._controls:
                 control.disabled = True
             if total > 1:
@@ -197,6 +199,7 @@ class Panel:
             if watcher.ident:
                 watcher.join()
             self.progress.layout.display = "none"
+            self.view.remove_class("lficam-stale")
             for control in self._controls:
                 control.disabled = False
 
@@ -253,7 +256,7 @@ def _numbers(kept, top, method, classifier):
     change = 100 * (kept.after - kept.before)
     name = kept.name if kept.name == str(kept.index) else f"{kept.name} ({kept.index})"
     return (
-        f'<table class="lficam-change"><tr><td colspan="3">Probability of <b>{html.escape(name)}</b>, says '
+        f'<table class="lficam-change"><tr><td colspan="3">Probability of <b>{html.escape(name)}</b>, by '
         f"{html.escape(classifier)}:</td></tr>{rows}</table>"
         f'<div class="lficam-summary" style="font-size: 14px">Change {change:+.1f} points · Average Drop of this image '
         f"<b>{drop:.1f} %</b> · Increase in Confidence: {'yes' if kept.after > kept.before else 'no'}</div>"

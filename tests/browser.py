@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import lficam
+
 WHERE = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -55,7 +57,8 @@ def served(command, folder, **environment):
     log = Path(folder) / "server.log"
     # Its kernels each lead a group of their own: they end with it, and are looked for by this mark, should it not.
     mark = f"LFICAM_TEST_SERVER={os.getpid()}.{time.monotonic_ns()}"
-    environment = os.environ | environment | dict([mark.split("=")])
+    package = str(Path(lficam.__file__).parents[1])  # the one that is tested, whatever is installed
+    environment = os.environ | {"PYTHONPATH": package} | environment | dict([mark.split("=")])
     environment.pop("LFICAM_HEADLESS", None)
     with log.open("w") as output:
         process = subprocess.Popen(

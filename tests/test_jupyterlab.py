@@ -82,6 +82,8 @@ def test_every_cell_of_notebook_01_runs(lab, project, tmp_path):
             assert picture.evaluate("image => image.naturalWidth") > 300
         keep_screenshot(page, tmp_path, "jupyterlab.png")
         page.set_viewport_size({"width": 1200, "height": 7000})
+        page.locator(".jp-Notebook .jp-MarkdownCell").first.scroll_into_view_if_needed()
+        page.wait_for_timeout(1000)
         keep_screenshot(page, tmp_path, "jupyterlab-whole.png")
         assert not page.problems
     assert json.loads((project / "reports" / "lab" / NAME / "record.json").read_text())["profile"] == "lab"

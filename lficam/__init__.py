@@ -8,10 +8,11 @@ _HOMES = {
     "attach": "explainer",
     "baseline": "baselines",
     "create": "attention",
+    "explore": "explorer",
     "load_authors": "checkpoints",
     "InputError": "errors",
 }
-__all__ = ["InputError", "attach", "baseline", "create", "load_authors"]
+__all__ = ["InputError", "attach", "baseline", "create", "explore", "load_authors"]
 
 
 def __getattr__(name):

@@ -28,7 +28,7 @@ def main(argv=None):
 
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
-    from . import __version__, cli_explain, cli_report, cli_score
+    from . import __version__, cli_explain, cli_explore, cli_report, cli_score
 
     top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
@@ -54,6 +54,7 @@ def parser():
 
     _model_commands(commands)
     cli_explain.add_commands(commands, _command)
+    cli_explore.add_commands(commands, _command)
     cli_score.add_commands(commands, _command)
     cli_report.add_commands(commands, _command)
     return top

@@ -56,6 +56,7 @@ def _explainer(arguments):
     from . import baselines, explainer
     from .classifiers import find
     from .errors import InputError, choose
+    from .photos import describe, doubts
     from .training import best_device
 
     size = {"size": arguments.size} if arguments.size else {}
@@ -79,51 +80,24 @@ def _explainer(arguments):
         raise InputError(f"{method} needs no training: leave out --untrained.")
     classifier = find(what, arguments.weights or "papers", **size).to(best_device())
     made = baselines.baseline(classifier, method) if ready else explainer.attach(classifier, method)
-    return made, classifier.size, f"{method} of {_short(classifier)}", _warning(classifier, untrained=not ready)
+    return made, classifier.size, f"{method} of {describe(classifier)}", doubts(classifier, untrained=not ready)
 
 
 def _from_checkpoint(arguments, size):
-    import torch
-
     from . import checkpoints
-    from .classifiers import find, freeze, trained_size
+    from .classifiers import find
     from .errors import InputError
-    from .photos import explain_photo
-    from .training import best_device
+    from .photos import open_checkpoint
 
-    path, device = arguments.checkpoint, best_device()
-    content = checkpoints.read(path)
-    card, explains = content["card"], "classifier" in content["card"]
-    for option in ("method", "untrained", *([] if explains else ["classifier", "weights"])):
+    path = arguments.checkpoint
+    card = checkpoints.read(path)["card"]
+    for option in ("method", "untrained", *([] if "classifier" in card else ["classifier", "weights"])):
         if getattr(arguments, option):
             raise InputError(f"{path} is a trained {card['method']}: leave out --{option}.")
-    if not explains:
-        classifier = find(path, **size).to(device)
-        explain_photo(classifier, torch.zeros(3, classifier.size, classifier.size))  # once and for all, if it cannot
-        return classifier, classifier.size, _short(classifier), ""
     given = None
     if arguments.classifier or arguments.weights:
         given = find(arguments.classifier or card["classifier"]["classifier"], arguments.weights or "papers")
-    model = checkpoints.load(path, device, given)
-    seen = arguments.size or trained_size(content) or model.classifier.size
-    if seen != model.classifier.size:
-        freeze(model.classifier.network, size=seen)  # refuses a size that the classifier cannot take
-    name = f"{card['method']} of {_short(model.classifier)}"
-    return model, seen, name, _warning(model.classifier)
-
-
-def _short(classifier):
-    """A classifier's name, of ours method and backbone."""
-    from .attention import Classifier
-
-    card = classifier.network.card if isinstance(classifier.network, Classifier) else None
-    return f"{card['method']} {card['backbone']}" if card else classifier.card["classifier"]
-
-
-def _warning(classifier, untrained=False):
-    random = classifier.card.get("weights") == "random"
-    found = ["UNTRAINED: this map explains nothing"] * untrained + ["the classifier's weights are random"] * random
-    return "; ".join(found)
+    return open_checkpoint(path, given, **size)
 
 
 def list_layers(arguments):

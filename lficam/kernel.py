@@ -43,16 +43,14 @@ class Kernel:
 
     def _manager(self, command):
         from jupyter_client import AsyncKernelManager
-        from jupyter_client.kernelspec import KernelSpec
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": command, "LFICAM_HOME": str(workspace.root())}
         # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
         spin = {"GOMP_SPINCOUNT": "10000"}
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         kernel = self
 
         class ThisInterpreter(AsyncKernelManager):
-            kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
+            kernel_spec = own_spec()
 
             async def start_kernel(self, **options):
                 await super().start_kernel(env=spin | os.environ | run, **options)
@@ -94,6 +92,14 @@ class Kernel:
         likely = "most likely memory ran out: lower the batch size or take a larger machine"
         cause = likely if -status == signal.SIGKILL else "a crash in native code"
         return f"it was ended by {signal.Signals(-status).name}, {cause}"
+
+
+def own_spec():
+    """The kernel specification of this interpreter, whatever kernel is installed as "python3"."""
+    from jupyter_client.kernelspec import KernelSpec
+
+    argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
+    return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
 def _verbatim(path):

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torchvision.transforms import functional
 
-from . import sources
+from . import checkpoints, sources
 from .attention import Classifier, Plain
-from .classifiers import Frozen
+from .classifiers import Frozen, find, freeze, trained_size
 from .errors import InputError
 from .explainer import Explainer
 from .folders import ENDINGS, images
+from .loop import best_device
 from .maps import finish
 
 _SLIM = 20  # length over height from which on a photo is cut before it is scaled
@@ -86,6 +87,47 @@ def read_photo(path, size):
     if max(width, height) > most:  # else it would be scaled to a strip of any length, of which the middle is taken
         image = functional.center_crop(image, (min(height, most), min(width, most)))
     return sources.unit(functional.pil_to_tensor(sources.evaluation(size)(image)), "cpu")
+
+
+class Opened(NamedTuple):
+    """What explains, the size of the images it is given, its name, and what has to be said against it, or ""."""
+
+    explainer: object
+    size: int
+    name: str
+    warning: str = ""
+
+
+def open_checkpoint(path, classifier=None, size=None):
+    """`Opened`, on the best device: a trained explainer, or a classifier that explains itself (plain, ABN, LFI-CAM).
+
+    classifier: what an explainer explains (`classifiers.find`), if not what its card says; size: of the images, in
+    pixels, if not as it was trained. Raises `InputError` for what cannot be read, found or explained.
+    """
+    content, device = checkpoints.read(path), best_device()
+    card = content["card"]
+    if "classifier" not in card:
+        own = find(path, **{"size": size} if size else {}).to(device)
+        explain_photo(own, torch.zeros(3, own.size, own.size))  # once and for all, if it cannot
+        return Opened(own, own.size, describe(own))
+    model = checkpoints.load(path, device, classifier)
+    seen = size or trained_size(content) or model.classifier.size
+    if seen != model.classifier.size:
+        freeze(model.classifier.network, size=seen)  # refuses a size that the classifier cannot take
+    return Opened(model, seen, f"{card['method']} of {describe(model.classifier)}", doubts(model.classifier))
+
+
+def describe(classifier):
+    """A `Frozen` classifier's name; of ours, method and backbone."""
+    card = classifier.network.card if isinstance(classifier.network, Classifier) else None
+    return f"{card['method']} {card['backbone']}" if card else classifier.card["classifier"]
+
+
+def doubts(classifier, untrained=False):
+    """What has to be said against explanations of this classifier, or ""."""
+    random = classifier.card.get("weights") == "random"
+    found = ["UNTRAINED: this map explains nothing"] * untrained + ["the classifier's weights are random"] * random
+    return "; ".join(found)
 
 
 def find_class(text, classifier):

@@ -1,0 +1,304 @@
+"""The explorer without a browser: what it computes and remembers, widgets set by code, sentences, the command."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from networks import small
+from PIL import Image
+
+import lficam
+from lficam import checkpoints, cli_explore, data, explorer, exploring, training
+from lficam.classifiers import freeze
+from lficam.cli import main
+from lficam.errors import InputError
+from lficam.faithfulness import keep_top
+from lficam.maps import finish
+from lficam.photos import Opened, read_photo
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two photos of one name in two folders, and a file that is none."""
+    draw = np.random.default_rng(0)
+    for name in ("one/x.png", "two/x.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(path)
+    (tmp_path / "photos" / "two" / "broken.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def session(photos):
+    """TAME, a trained classifier's place holder, on photos of 32 pixels; and the methods without training."""
+    classifier = freeze(small(), size=32, classes=["cat", "dog", "owl", "fox", "hen"])
+    torch.manual_seed(1)
+    tame = Opened(lficam.attach(classifier, "tame"), 32, "tame of small")
+    return exploring.Session([tame, *exploring.training_free(classifier, 32)], [photos])
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """As if a notebook were open."""
+    monkeypatch.setattr(explorer, "headless", lambda: False)
+
+
+@pytest.fixture
+def trained(home):
+    """A classifier and two explainers of it, an epoch each, under runs/; the path of each, the newest last."""
+    few = {"train_count": 40, "validation_count": 20}
+    recipe = training.Recipe(epochs=1, batch_size=20)
+    plain = training.train(training.Job("plain", "resnet-8", recipe=recipe, **few)).folder / "best.pt"
+    jobs = [training.Job(method, plain, recipe=recipe, **few) for method in ("l-cam-img", "tame")]
+    return home, [str(plain), *(str(training.train(job).folder / "best.pt") for job in jobs)]
+
+
+def count_passes(session, method):
+    """The batch sizes of the classifier's passes from now on."""
+    sizes = []
+    session.classifier(method).network.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
+    return sizes
+
+
+def test_look_is_keep_top_of_the_finished_map_times_the_photo(session, photos):
+    whole, kept = (session.look("one/x.png", "tame of small", 3, keep) for keep in (1, 0.15))
+    pixels = read_photo(photos / "one" / "x.png", 32)
+    opened = session.method("tame of small").explainer
+    heat = finish(opened(pixels[None], [3]), 32)
+    masked = pixels * keep_top(heat, 0.15)
+    before, after = (opened.classifier(x[None]).softmax(1)[0, 3].item() for x in (pixels, masked))
+    assert torch.equal(whole.map, heat[0])
+    assert torch.equal(kept.masked, masked)
+    assert kept.before == pytest.approx(before)
+    assert kept.after == pytest.approx(after)
+    assert whole.after != kept.after
+    assert (whole.name, kept.index) == ("fox", 3)
+
+
+def test_a_map_is_computed_once_and_the_slider_costs_one_pass_of_one_image(session):
+    session.look("one/x.png", "rise of Small")
+    passes = count_passes(session, "rise of Small")
+    session.look("one/x.png", "rise of Small")
+    assert passes == []
+    session.look("one/x.png", "rise of Small", keep=0.5)
+    assert passes == [1]
+
+
+def test_memory_is_bounded(session, monkeypatch):
+    monkeypatch.setattr(exploring, "_KEPT", 2)
+    for target in range(4):
+        session.look("one/x.png", "tame of small", target)
+    assert [session.knows("one/x.png", "tame of small", target) for target in range(4)] == [False, False, True, True]
+
+
+def test_the_controls_are_followed(session, live):  # noqa: ARG001
+    panel = explorer.Panel(session)
+    assert panel.photo.options == ("one/x.png", "two/broken.png", "two/x.png")
+    ranking = session.ranking("one/x.png", "tame of small")
+    assert [value for _, value in panel.target.options] == [k for k, _, _ in ranking]
+    assert panel.target.value == ranking[0][0]
+    assert ranking[0][2] == max(chance for _, _, chance in ranking)
+
+    seen = [panel.view.value]
+    for control, value in ((panel.keep, 15), (panel.target, ranking[-1][0]), (panel.method, "centre of Small")):
+        control.value = value
+        seen.append(panel.view.value)
+    assert len(set(seen)) == 4
+    explanation = session.look("one/x.png", "centre of Small", ranking[-1][0], 0.15)
+    assert f"{100 * explanation.after:.1f} %" in seen[-1]
+    assert f"<b>{max(explanation.drop, 0):.1f} %</b>" in seen[-1]
+    assert "top 15 %" in seen[-1]
+    panel.photo.value = "two/x.png"
+    assert panel.target.value == session.ranking("two/x.png", "centre of Small")[0][0]  # the predicted one again
+
+
+def test_a_broken_photo_is_a_sentence_and_the_next_one_works(session, live):  # noqa: ARG001
+    panel = explorer.Panel(session)
+    panel.photo.value = "two/broken.png"
+    assert "broken.png" in panel.status.value
+    assert panel.view.value == ""
+    panel.photo.value = "two/x.png"
+    assert "lficam-after" in panel.view.value
+    assert "broken" not in panel.status.value
+
+
+def test_another_failure_is_a_sentence_too(session, live, monkeypatch):  # noqa: ARG001
+    panel = explorer.Panel(session)
+    monkeypatch.setattr(session, "look", lambda *_: (_ for _ in ()).throw(MemoryError("no <room>")))
+    panel.keep.value = 50
+    assert "MemoryError: no &lt;room&gt;" in panel.status.value
+    assert not any(control.disabled for control in (panel.photo, panel.method, panel.keep))
+
+
+def test_slow_methods_say_what_they_do_and_how_far_they_are(session, live):  # noqa: ARG001
+    panel, said, counted = explorer.Panel(session), [], []
+    panel.status.observe(lambda change: said.append((change["new"], panel.method.disabled)), "value")
+    panel.progress.observe(lambda change: counted.append(change["new"]), "value")
+    slow = session.method("rise of Small").explainer
+    compute = slow._maps
+
+    def slower(*arguments):
+        maps = compute(*arguments)
+        time.sleep(0.6)
+        return maps
+
+    slow._maps = slower
+    panel.method.value = "rise of Small"
+    assert "computing rise of Small, 4000 forward passes" in said[0][0]
+    assert said[0][1] is False  # said before anything is held
+    assert counted[-1] == 4000
+    assert panel.progress.layout.display == "none"
+    assert "computing" not in panel.status.value
+    said.clear()
+    panel.keep.value = 50
+    assert not [text for text, _ in said if "computing" in text]
+
+
+def test_an_explainer_of_another_classifier_brings_its_classes(photos, live):  # noqa: ARG001
+    two = {"five": freeze(small(5), size=32), "three": freeze(small(3, seed=1), size=32)}
+    opened = [Opened(lficam.baseline(classifier, "centre"), 32, name) for name, classifier in two.items()]
+    panel = explorer.Panel(exploring.Session(opened, [photos / "one"]))
+    panel.target.value = 4
+    panel.method.value = "three"
+    assert len(panel.target.options) == 3
+    assert panel.target.value == panel.session.ranking("x.png", "three")[0][0]
+    panel.target.value = 2
+    panel.method.value = "five"
+    assert (len(panel.target.options), panel.target.value) == (5, 2)
+
+
+def test_two_image_sizes_are_refused(photos):
+    classifier = freeze(small(), size=32)
+    opened = [Opened(lficam.baseline(classifier, "centre"), size, str(size)) for size in (32, 64)]
+    with pytest.raises(InputError, match=r"\[32, 64\] pixels"):
+        exploring.Session(opened, [photos])
+
+
+def test_names_are_escaped(photos, live):  # noqa: ARG001
+    names = [f"<script>{k}</script> & co" for k in range(5)]
+    opened = Opened(lficam.baseline(freeze(small(), size=32, classes=names), "centre"), 32, "<b>")
+    panel = explorer.Panel(exploring.Session([opened], [photos / "one"]))
+    assert "<script>" not in panel.view.value
+    assert "&lt;script&gt;" in panel.view.value
+
+
+def test_explore_in_a_live_notebook_and_without_one(live, monkeypatch, capsys):  # noqa: ARG001
+    images = data.load("photo-digits", "test", count=3)
+    tame = lficam.attach(lficam.create("plain", "resnet-8", 10), "tame")
+    panel = lficam.explore({"mine": tame, "attention": lficam.create("abn", "resnet-8", 10)}, images)
+    assert panel.method.options[:3] == ("mine", "attention", "grad-cam of plain resnet-8")
+    assert panel.photo.options == ("image 0, class 0", "image 1, class 1", "image 2, class 2")
+    bundle = panel._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(bundle)
+    monkeypatch.setattr(explorer, "headless", lambda: True)
+    assert isinstance(lficam.explore({"mine": tame}, images), Figure)
+    assert "still picture" in capsys.readouterr().out
+
+
+def test_explore_without_widgets(live, monkeypatch, capsys):  # noqa: ARG001
+    monkeypatch.setattr(explorer.importlib.util, "find_spec", lambda _: None)
+    images = data.load("photo-digits", "test", count=1)
+    figure = lficam.explore({"mine": lficam.attach(lficam.create("plain", "resnet-8", 10), "tame")}, images)
+    assert isinstance(figure, Figure)
+    assert "still picture" in capsys.readouterr().out
+
+
+def test_explore_of_nothing(photos):
+    with pytest.raises(InputError, match="no explainer to explore"):
+        lficam.explore({}, photos)
+
+
+def test_the_newest_finished_and_those_of_the_same_classifier(trained):
+    _, (plain, lcam, tame) = trained
+    assert exploring.newest() == [tame, lcam]
+    cut = checkpoints.read(tame)
+    cut["settings"]["job"]["recipe"]["epochs"] = 2  # of which one is done
+    checkpoints.save(tame, cut)
+    Path(lcam).write_bytes(b"damaged")
+    assert exploring.newest() == [plain]
+
+
+def test_a_session_of_checkpoints_has_one_classifier_and_test_images(trained):
+    _, (_, lcam, tame) = trained
+    session = exploring.open_session([tame, lcam])
+    assert len(session.photos) == exploring.TEST_IMAGES
+    assert session.methods[:3] == [
+        "tame of plain resnet-8",
+        "l-cam-img of plain resnet-8",
+        "grad-cam of plain resnet-8",
+    ]
+    assert session.classifier(session.methods[0]) is session.classifier(session.methods[1])
+    first = exploring.open_session([tame], first="rise").methods
+    assert first[:3] == ["rise of plain resnet-8", "tame of plain resnet-8", "grad-cam of plain resnet-8"]
+
+
+def test_a_network_by_name_sees_photographs():
+    session = exploring.open_session(classifier="mobilenet_v3_small", weights="random", size=64, first="centre")
+    assert session.photos[0] == "chelsea.png"
+    assert session.look("chelsea.png", session.methods[0]).pixels.shape == (3, 64, 64)
+    assert "random" in session.method(session.methods[0]).warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "lficam run 01_train_lficam --profile smoke"),
+        (["--method", "tame", "--classifier", "resnet18"], "tame is trained: give its best.pt"),
+        (["--method", "rize", "--classifier", "resnet18", "--weights", "random"], "'rise'"),
+        (["--classifier", "resnet19"], "did you mean"),
+        (["--checkpoint", "nowhere.pt"], "No checkpoint nowhere.pt"),
+        (["nowhere.jpg", "--classifier", "resnet18", "--weights", "random"], "There is no photo or folder nowhere.jpg"),
+        (["--size", "3"], "--size must be"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_served(home, capsys, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(cli_explore, "_serve", lambda *_: pytest.fail("served"))
+    assert main(["explore", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_a_port_that_is_taken(trained, capsys):  # noqa: ARG001
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["explore", "--port", str(port), "--no-browser"]) == 2
+    assert f"--port {port}: " in capsys.readouterr().err
+    assert main(["explore", "--port", "70000", "--no-browser"]) == 2
+
+
+def test_the_notebook_that_is_served_opens_the_same_session(trained, photos, monkeypatch, live):  # noqa: ARG001
+    _, (*_, tame) = trained
+    served = []
+    monkeypatch.setattr(cli_explore, "_serve", lambda *given: served.append(given))
+    monkeypatch.chdir(photos)
+    odd = photos / 'it\'s "odd" {x}.png'
+    (photos / "one" / "x.png").rename(odd)
+    assert main(["explore", odd.name, "--checkpoint", tame, "--method", "centre", "--no-browser"]) == 0
+    ((notebook, port, browser),) = served
+    assert port
+    assert not browser
+    (cell,) = nbformat.reads(notebook, 4).cells
+    monkeypatch.chdir(Path(tame).parent)
+    names = {}
+    exec(cell.source.replace("explorer.Panel(", "panel = explorer.Panel("), names)
+    assert names["panel"].photo.options == (odd.name,)
+    assert names["panel"].method.value == "centre of plain resnet-8"
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, lficam.cli; lficam.cli.parser().format_help(); "
+    code += "print({'torch', 'ipywidgets', 'voila', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

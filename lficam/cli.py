@@ -28,7 +28,7 @@ def main(argv=None):
 
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
-    from . import __version__, cli_explain, cli_score
+    from . import __version__, cli_explain, cli_graph, cli_score
 
     top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
@@ -55,6 +55,7 @@ def parser():
     _model_commands(commands)
     cli_explain.add_commands(commands, _command)
     cli_score.add_commands(commands, _command)
+    cli_graph.add_commands(commands, _command)
     return top
 
 

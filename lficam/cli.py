@@ -28,7 +28,7 @@ def main(argv=None):
 
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
-    from . import __version__, cli_explain, cli_explore, cli_report, cli_score
+    from . import __version__, cli_explain, cli_explore, cli_graph, cli_report, cli_score
 
     top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
@@ -53,10 +53,8 @@ def parser():
     command.add_argument("--align", action="store_true", help="match images by id where the order differs")
 
     _model_commands(commands)
-    cli_explain.add_commands(commands, _command)
-    cli_explore.add_commands(commands, _command)
-    cli_score.add_commands(commands, _command)
-    cli_report.add_commands(commands, _command)
+    for part in (cli_explain, cli_explore, cli_score, cli_report, cli_graph):
+        part.add_commands(commands, _command)
     return top
 
 

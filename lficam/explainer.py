@@ -9,6 +9,7 @@ layers, what is masked and the weights of the loss: settings of one class.
 """
 
 import dataclasses
+import re
 
 import torch
 from torch import nn
@@ -200,7 +201,8 @@ def attach(
     `nn.Module` from normalised images to logits (mean, std, size, classes: see `classifiers.freeze`).
     method: "l-cam-fm", "l-cam-img", with "-ce" trained by cross-entropy alone; "tame", "tame-no-skip",
     "tame-no-skip-no-norm", "tame-sigmoid"; "t-tame".
-    layers: names of layers (`lficam layers CLASSIFIER`); by default the papers', or the like of them.
+    layers: names of layers (`lficam layers CLASSIFIER`); by default the papers', or the like of them; ["last 2"] are
+    the last two of these.
     options: fields of `Settings`. Random, from torch's generator, until it is trained or loaded.
     Raises `InputError` for unknown names, layers without places, more than one layer for L-CAM.
     """
@@ -231,7 +233,11 @@ def _layers(classifier, names, settings):
             "it needs one with places, called once in a pass."
         )
     count = 3 if settings.branch else 1
-    chosen = choose_layers(classifier.layers, names) if names else suggest(classifier.layers, count)
+    suggested = suggest(classifier.layers, count)
+    last = re.fullmatch(r"last ([1-9])", names[0]) if names and len(names) == 1 else None
+    if last:
+        names = [layer.name for layer in suggested[-int(last[1]) :]]
+    chosen = choose_layers(classifier.layers, names) if names else suggested
     if not settings.branch and len(chosen) != 1:
         raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
     if settings.masked == "features" and chosen[-1].kind == "tokens":

@@ -3,57 +3,142 @@
 import contextlib
 import multiprocessing
 import os
+import queue
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from .classifiers import find
 from .errors import InputError
 from .progress import duration, say
-from .training import best_device, is_finished, train
+from .training import Job, best_device, finished_folder, train
 
 
 def train_all(jobs, parallel=None, **options):
     """Train {name: Job} in `parallel` processes and return {name: `Run`} in the order given.
 
-    parallel: by default one process a core, or one in all on a GPU. Each has one thread, whatever `parallel` is, so
-    that the bits do not depend on it. Finished jobs are found again. options: as of `training.train`.
-    A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason.
+    Classifiers that are explained are trained before, each once. parallel: by default one process a core, or one in all
+    on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not depend on it. Finished jobs are found
+    again. options: as of `training.train`.
+    A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason. A process
+    that is killed loses one job, which is begun again once, from its last checkpoint.
     """
     parallel = parallel or (1 if best_device().type == "cuda" else os.cpu_count())
     todo = {name: job for name, job in jobs.items() if options.get("fresh") or not _found(job)}
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} trainings were finished before.")
-    if todo:
-        _run(todo, parallel, options)
+    missing = [job for job in classifiers_of(todo.values()) if not _found(job)]
+    first = {(job.title, i): job for i, job in enumerate(missing, start=1)}
+    failures = _run(first, parallel, options | {"fresh": False})
+    ready = {name: job for name, job in todo.items() if job.classifier not in [first[lost] for lost in failures]}
+    failures |= _run(ready, parallel, options)
+    if failures:
+        name, reason = next(iter(failures.items()))
+        count = len(failures) + len(todo) - len(ready)
+        total = len(first) + len(todo)
+        raise InputError(f"{count} of {total} trainings failed; the first: {_title(name)}: {reason}")
     with _silence():
         return {name: train(job, **options | {"fresh": False}) for name, job in jobs.items()}
 
 
+def frozen(explained, parallel=None, **options):
+    """The classifiers to be explained, {name: `classifiers.Frozen`}; `Job`s among {name: what} are trained first.
+
+    options: as of `training.train`.
+    """
+    train_all({name: what for name, what in explained.items() if isinstance(what, Job)}, parallel, **options)
+    jobs = {name: what if isinstance(what, Job) else None for name, what in explained.items()}
+    return {name: find(finished_folder(job) / "best.pt" if job else explained[name]) for name, job in jobs.items()}
+
+
+def classifiers_of(jobs):
+    """The jobs of the classifiers that are explained, each once."""
+    found = []
+    for job in jobs:
+        if job.classifier and job.classifier not in found:
+            found.append(job.classifier)
+    return found
+
+
 def _found(job):
     try:
-        return is_finished(job)
+        return finished_folder(job) is not None
     except InputError:
         return False  # its training will say what is wrong
 
 
+def _title(name):
+    return " ".join(map(str, name)) if isinstance(name, tuple) else name
+
+
 def _run(jobs, parallel, options):
-    """Train the jobs in worker processes, a line each."""
-    failures, started = [], time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = {pool.submit(_quietly, job, options): name for name, job in jobs.items()}
-        for done, future in enumerate(as_completed(futures), start=1):
-            name = futures[future]
-            try:
-                best = f"validation {future.result():.1%}"
-            except InputError as error:
-                failures.append(f"{name}: {error}")
-                best = "failed"
-            title = " ".join(map(str, name)) if isinstance(name, tuple) else name
-            say(f"{done}/{len(jobs)} {title}: {best}, {duration(time.perf_counter() - started)} so far")
-    if failures:
-        raise InputError(f"{len(failures)} of {len(jobs)} trainings failed; the first: {failures[0]}")
+    """Train the jobs in worker processes, a line each. Returns {name: reason} of those that failed."""
+    failures, started = {}, time.perf_counter()
+    workers = Workers(min(parallel, len(jobs)))
+    with ThreadPoolExecutor(max(1, workers.count)) as lanes:
+        try:
+            futures = {lanes.submit(workers.call, _title(name), job, options): name for name, job in jobs.items()}
+            for done, future in enumerate(as_completed(futures), start=1):
+                name = futures[future]
+                try:
+                    best = f"validation {future.result():.1%}"
+                except InputError as error:
+                    failures[name] = str(error)
+                    best = "failed"
+                say(f"{done}/{len(jobs)} {_title(name)}: {best}, {duration(time.perf_counter() - started)} so far")
+        except BaseException:
+            lanes.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
+            raise
+        finally:
+            workers.close()
+    return failures
+
+
+class Workers:
+    """Processes for trainings, a pool each: when one is killed it is known which training it took along."""
+
+    def __init__(self, count):
+        self.count, self.free, self.stopped = count, queue.Queue(), threading.Event()
+        for _ in range(count):
+            self.free.put(self._pool())
+
+    @staticmethod
+    def _pool():
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,))
+
+    def call(self, title, job, options, again=True):
+        """Train in the next free process; `InputError` when it is killed, and the one that takes over as well."""
+        pool = self.free.get()
+        try:
+            return pool.submit(_quietly, job, options).result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            pool = self._pool()
+            if not again or self.stopped.is_set():
+                raise InputError(
+                    "its process was killed twice, most likely for memory: train fewer at a time (parallel), "
+                    "or lower the batch size."
+                ) from None
+        finally:
+            self.free.put(pool)
+        say(f"{title}: its process was killed, once more from the last checkpoint")
+        return self.call(title, job, options | {"fresh": False}, again=False)
+
+    def stop(self):
+        """End the trainings at once, as they can be continued."""
+        self.stopped.set()
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    def close(self):
+        """Wait for the processes to end."""
+        for _ in range(self.count):
+            self.free.get().shutdown()
 
 
 def _quietly(job, options):

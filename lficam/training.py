@@ -4,8 +4,8 @@ job = Job("lfi-cam", "resnet-110", dataset="cifar10", recipe=Recipe(epochs=300, 
 run = train(job)                      # trains once; a second call finds the finished run by its settings
 logits, maps = run.model(pixels)
 
-job = Job("tame", run.folder / "best.pt", dataset="cifar10", recipe=Recipe(epochs=8, schedule="one-cycle", lr=0.01))
-maps = train(job).model(pixels)       # an explainer of that classifier
+job = Job("tame", Job("plain", "resnet-110", dataset="cifar10"), dataset="cifar10", recipe=explainer_recipe())
+maps = train(job).model(pixels)       # an explainer; its classifier is trained first, or found
 """
 
 import dataclasses
@@ -26,18 +26,20 @@ from .progress import say
 from .recipes import Recipe
 from .speed import MODES
 
-__all__ = ["Job", "Recipe", "Run", "best_device", "is_finished", "train"]
+__all__ = ["Job", "Recipe", "Run", "best_device", "finished_folder", "resolve", "train"]
 
 
 @dataclass(frozen=True)
 class Job:
     """One training, complete: what is trained, on what, how. Two jobs with equal fields are the same run.
 
-    backbone: of an explainer the classifier that it explains, the path of a checkpoint or a name (`classifiers.find`).
+    backbone: a name; of an explainer the classifier that it explains: its `Job`, the path of its checkpoint, or the
+    name of a network with weights (`classifiers.find`).
+    layers: of an explainer, names or `["last 2"]` of the suggested ones; (): these.
     """
 
     method: str
-    backbone: str
+    backbone: object
     dataset: str = "photo-digits"
     data_root: str = ""
     size: int = 0  # pixels; 0: the data set's own
@@ -45,13 +47,16 @@ class Job:
     validation_count: int = 0
     options: dict = field(default_factory=dict)  # of `create` or `attach`
     recipe: Recipe = field(default_factory=Recipe)
-    layers: tuple[str, ...] = ()  # of an explainer; (): the suggested ones
+    layers: tuple[str, ...] = ()
     weights: str = "papers"  # of a classifier by name
 
     def __post_init__(self):
-        object.__setattr__(self, "backbone", str(self.backbone))
+        if not isinstance(self.backbone, Job):
+            object.__setattr__(self, "backbone", str(self.backbone))
         check_fields(self)
         choose("method", self.method, METHODS)
+        if self.classifier and (self.classifier.explains or not self.explains):
+            raise InputError(f"backbone: {self.method} cannot be built on {self.classifier.title}.")
 
     @property
     def explains(self):
@@ -59,8 +64,15 @@ class Job:
         return self.method in explainer.METHODS
 
     @property
+    def classifier(self):
+        """The job of the classifier that is explained; None where that is a file or has a name."""
+        return self.backbone if isinstance(self.backbone, Job) else None
+
+    @property
     def short(self):
-        """The backbone in a word: of a checkpoint, its own method and backbone."""
+        """The backbone in a word: of a classifier's job or checkpoint, its own method and backbone."""
+        if self.classifier:
+            return f"{self.classifier.method}-{self.classifier.short}"
         path = Path(self.backbone)
         return (path.parent.name.rpartition("-")[0] or path.stem) if path.suffix else path.name
 
@@ -81,10 +93,10 @@ class Job:
         )
 
     def model(self, images):
-        """What is to be trained, its weights random."""
+        """What is to be trained, its weights random; of an explainer the classifier is trained first."""
         if self.explains:
-            size, layers = images.size, list(self.layers) or None
-            return explainer.attach(self.backbone, self.method, layers, weights=self.weights, size=size, **self.options)
+            size, layers, classifier = images.size, list(self.layers) or None, resolve(self).backbone
+            return explainer.attach(classifier, self.method, layers, weights=self.weights, size=size, **self.options)
         return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
 
 
@@ -112,6 +124,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False, compil
     """
     choose("compile", compile, dict.fromkeys(MODES))
     device = torch.device(device or best_device())
+    job = resolve(job, device=device, workers=workers)
     images = job.images("train", job.train_count)
     seed_everything(job.recipe.seed, job.recipe.deterministic)
     model = job.model(images)
@@ -134,12 +147,15 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False, compil
     return Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
 
 
-def classifier_of(backbone, recipe, pretrained=False, **options):
-    """What an explainer's `Job` takes as backbone: a plain classifier's checkpoint, trained first if it is missing.
+def resolve(job, **options):
+    """The job with a checkpoint's path in place of its classifier's job, which is trained first if it is missing.
 
-    pretrained: take the name itself, of a network with weights (`classifiers.find`). options: fields of `Job`.
+    options: as of `train`.
     """
-    return backbone if pretrained else str(train(Job("plain", backbone, recipe=recipe, **options)).folder / "best.pt")
+    if job.classifier is None:
+        return job
+    folder = finished_folder(job.classifier) or train(job.classifier, **options).folder
+    return dataclasses.replace(job, backbone=folder / "best.pt")
 
 
 def relabelled(model, images, workers=0):
@@ -174,9 +190,18 @@ def run_folder(job, images, model=None):
     return workspace.root() / "runs" / job.dataset / name
 
 
-def is_finished(job):
-    """Whether `train` would find the job finished. Raises `InputError` where its data cannot be loaded."""
-    return len(read_history(run_folder(job, job.images("train", job.train_count)))) == job.recipe.epochs
+def finished_folder(job):
+    """Where `train` would find the job finished, None if it would not.
+
+    Raises `InputError` where its data cannot be loaded.
+    """
+    if job.classifier:
+        folder = finished_folder(job.classifier)
+        if folder is None:
+            return None
+        job = dataclasses.replace(job, backbone=folder / "best.pt")
+    folder = run_folder(job, job.images("train", job.train_count))
+    return folder if len(read_history(folder)) == job.recipe.epochs else None
 
 
 def read_history(folder):

@@ -1,11 +1,32 @@
 """Trainings side by side: the same bits as one after the other, and one failure does not stop the rest."""
 
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
 import pytest
 import torch
 
+from lficam import sweep
+from lficam.classifiers import find
 from lficam.errors import InputError
-from lficam.sweep import train_all
-from lficam.training import Job, Recipe, train
+from lficam.recipes import explainer_recipe
+from lficam.sweep import frozen, train_all
+from lficam.training import Job, Recipe, finished_folder, train
+
+
+@contextlib.contextmanager
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def job(seed, **changes):
@@ -25,12 +46,82 @@ def test_parallel_trainings_are_found_again_and_fail_alone(home, monkeypatch, ca
     assert list(runs) == ["one", "two"]
     assert all(run.found for run in runs.values())
     assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 trainings were finished before."
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
+    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
+    with one_thread():
         alone = train(jobs["two"])
-    finally:
-        torch.set_num_threads(threads)
     for a, b in zip(alone.model.parameters(), runs["two"].model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_killed_process_loses_nothing_but_time(home, monkeypatch, capsys):
+    """Each training is killed at its first checkpoint and begun again, and ends with the bits of a whole one."""
+    trap = home / "trap.py"
+    trap.write_text(
+        "import os, pathlib, signal\n"
+        "from lficam import checkpoints\n"
+        "keep = checkpoints.keep\n"
+        "def killed(model, optimizer, history, folder, settings):\n"
+        "    keep(model, optimizer, history, folder, settings)\n"
+        "    mark = pathlib.Path(folder, 'killed')\n"
+        "    if not mark.exists():\n"
+        "        mark.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoints.keep = killed\n"
+    )
+    recipe = Recipe(epochs=2, batch_size=32, lr=0.05, milestones=())
+    jobs = {seed: dataclasses.replace(job(seed), recipe=dataclasses.replace(recipe, seed=seed)) for seed in (1, 2)}
+    monkeypatch.setattr(sweep.Workers, "_pool", staticmethod(lambda: pool_that_runs(trap)))
+    runs = train_all(jobs, parallel=2)
+    told = capsys.readouterr().out
+    assert told.count("its process was killed, once more from the last checkpoint") == 2
+    assert all((run.folder / "killed").exists() and len(run.history) == 2 for run in runs.values())
+    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
+    with one_thread():
+        alone = train(jobs[1])
+    assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), runs[1].model.parameters(), strict=True))
+
+
+def pool_that_runs(path):
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=prepare, initargs=(str(path),))
+
+
+def prepare(path):
+    torch.set_num_threads(1)
+    exec(Path(path).read_text(), {})
+
+
+def test_a_job_whose_process_is_killed_again_fails_alone(home, monkeypatch):  # noqa: ARG001
+    jobs = {"one": job(1), "two": job(2)}
+    monkeypatch.setattr(sweep, "_quietly", deadly)
+    with pytest.raises(InputError, match="1 of 2 trainings failed; the first: two: its process was killed twice"):
+        train_all(jobs, parallel=1)
+    assert finished_folder(jobs["one"])
+
+
+def deadly(job, options):
+    if job.recipe.seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    train(job, **options)
+    return 0.5
+
+
+def test_a_classifier_is_trained_once_before_its_explainers(home, capsys):
+    recipe = explainer_recipe(epochs=1, lr=0.01)
+    jobs = {m: Job(m, job(1), train_count=64, validation_count=60, recipe=recipe) for m in ("tame", "l-cam-img")}
+    runs = train_all(jobs, parallel=2)
+    folders = sorted(path.name.rpartition("-")[0] for path in (home / "runs" / "photo-digits").iterdir())
+    assert folders == ["l-cam-img-plain-resnet-8", "plain-resnet-8", "tame-plain-resnet-8"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1/1 plain resnet-8 on photo-digits 1: validation ")
+    assert len(lines) == 3
+    assert runs["tame"].model.classifier.digest == runs["l-cam-img"].model.classifier.digest
+    bad = {"bad": Job("tame", job(1, backbone="resnet-9"), recipe=recipe)}
+    with pytest.raises(InputError, match="2 of 2 trainings failed; the first: plain resnet-9 on photo-digits 1: "):
+        train_all(jobs | bad)
+
+
+def test_frozen_trains_what_is_missing(home):
+    made = frozen({"mine": job(1), "theirs": str(train_all({"other": job(2)})["other"].folder / "best.pt")})
+    assert made["mine"].digest == find(finished_folder(job(1)) / "best.pt").digest
+    assert made["mine"].digest != made["theirs"].digest
+    assert len(list((home / "runs" / "photo-digits").iterdir())) == 2

@@ -250,6 +250,29 @@ def test_a_default_that_is_given_is_the_same_run():
 
 
 @pytest.mark.usefixtures("home")
+def test_an_explainer_of_a_job_is_that_of_its_checkpoint():
+    job = Job("tame", CLASSIFIER, train_count=48, validation_count=60, recipe=EXPLAINING)
+    assert job.title == "tame of plain-resnet-8 on photo-digits"
+    assert training.finished_folder(job) is None
+    images = job.images("train", 48)
+    folder = training.run_folder(job, images)  # trains the classifier
+    classifier = training.finished_folder(CLASSIFIER)
+    by_path = dataclasses.replace(job, backbone=classifier / "best.pt")
+    assert training.run_folder(by_path, images) == folder
+    assert training.resolve(job) == by_path
+    last_two = training.run_folder(dataclasses.replace(job, layers=["last 2"]), images)
+    named = dataclasses.replace(by_path, layers=["backbone.stages.1", "backbone.stages.2"])
+    assert training.run_folder(named, images) == last_two != folder
+
+
+def test_only_a_classifier_can_be_explained():
+    tame = Job("tame", CLASSIFIER)
+    for method, backbone in (("tame", tame), ("abn", CLASSIFIER)):
+        with pytest.raises(InputError, match=f"backbone: {method} cannot be built on"):
+            Job(method, backbone)
+
+
+@pytest.mark.usefixtures("home")
 def test_explainer_learns_what_the_classifier_says():
     classifier = train(CLASSIFIER)
     images = CLASSIFIER.images("train", 48)

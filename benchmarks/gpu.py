@@ -11,8 +11,9 @@ stability  the models of notebook 02 in the profile; then notebooks 02 and 06
 publish    what these notebooks left, to figures/
 more       the trainings of notebook 01 with further seeds, and on CIFAR-100
 
-A piece runs in a process of its own that ends with the time; a training continues from its last epoch. What is done
-is noted in reports/gpu, with the record of the machine. Exit code 0: finished; 1: something failed; 2: wrong input.
+A piece runs in a process of its own that ends with the time. A training continues from its last epoch; a notebook,
+which only evaluates, begins anew. What is done is noted in reports/gpu, with the record of the machine. Exit code 0:
+finished; 1: something failed; 2: wrong input.
 """
 
 import argparse

@@ -62,9 +62,10 @@ class Pace:
             if self.loss is None:
                 raise
             self._give_up(error, held)
-            return step(None)
-        self._advance()
-        return found
+        else:
+            self._advance()
+            return found
+        return step(None)  # not above, where the error still holds the memory of the step
 
     def _give_up(self, error, held):
         """Go on without compilation, in the state before the step."""

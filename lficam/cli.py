@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import sys
+import time
 
 
 def main(argv=None):
@@ -12,8 +14,9 @@ def main(argv=None):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
     arguments = parser().parse_args(argv)
+    rank = int(os.environ.get("RANK", "0"))  # of the processes that a launcher started
     try:
-        return arguments.call(arguments) or 0
+        return alone(arguments).call(arguments) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -22,8 +25,21 @@ def main(argv=None):
 
         if not isinstance(error, (InputError, RunError)):
             raise
+        time.sleep(2 if rank else 0)  # what all processes say is said once: the launcher ends the others first
         print(f"lficam: {error}", file=sys.stderr)
         return getattr(error, "code", 2)
+
+
+def alone(arguments):
+    """The arguments, unless a launcher started several processes of a command that cannot share its work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments.call is not train_model:
+        from .errors import InputError
+
+        raise InputError(
+            "Only `lficam train` shares its work among the processes of a launcher: start this command without it "
+            "(`lficam score --shard 1/4` splits an evaluation)."
+        )
+    return arguments
 
 
 def parser():
@@ -64,6 +80,8 @@ def _model_commands(commands):
     _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     command.add_argument("--compile", default="auto", help="auto (default: where it is measured to pay), on or off")
+    text = "of several processes, batch norm sees its own part of a batch"
+    command.add_argument("--no-sync-batch-norm", action="store_false", dest="sync_batch_norm", help=text)
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
     again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
@@ -207,14 +225,15 @@ def _job(arguments):
 
 def train_model(arguments):
     """`lficam train`."""
+    from .progress import say
     from .training import train
 
     job = _job(arguments)
-    options = {name: getattr(arguments, name) for name in ("workers", "tensorboard", "fresh", "compile")}
-    run = train(job, **options)
+    names = ("workers", "tensorboard", "fresh", "compile", "sync_batch_norm")
+    run = train(job, **{name: getattr(arguments, name) for name in names})
     best = run.history[-1] if job.explains else max(run.history, key=lambda row: row["validation_accuracy"])
     what = "masked images still of their class" if job.explains else "best validation accuracy"
-    print(f"{what} {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}")
+    say(f"{what} {best['validation_accuracy']:.1%} in epoch {best['epoch']}: {run.folder / 'best.pt'}")
 
 
 def find_lr(arguments):

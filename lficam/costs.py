@@ -29,7 +29,7 @@ IMAGES = {  # in (train, validation), classes, pixels; of other data sets nobody
     "stl10": (4_500, 500, 10, 224),
     "imagenet": (1_281_167, 50_000, 1000, 224),
 }
-FETCH = '.venv/bin/python -c "from lficam import data; data.load({name!r}, \'train\', download=True)"'
+FETCH = ".venv/bin/python -c \"from lficam import data; data.load({name!r}, 'train', download=True)\""
 GET = {  # how to get a data set
     "cifar10": f"{FETCH.format(name='cifar10')} (170 MB)",
     "cifar100": f"{FETCH.format(name='cifar100')} (170 MB)",
@@ -74,7 +74,9 @@ def overview(profile, tflops=None, efficiency=0.3):
         rows.append(row)
     how = [*ASSUMPTIONS]
     if tflops:
-        how.append(f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g} reached, an assumption)")
+        how.append(
+            f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g} reached, an assumption)"
+        )
     return {"profile": profile, "steps": rows, "missing": missing(profile), "assumptions": how}
 
 

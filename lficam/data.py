@@ -152,18 +152,19 @@ def _check(asked):
 
 
 def batches(
-    images, batch_size, *, shuffle=False, augment=False, seed=0, device="cpu", workers=0, drop_last=False, failed=None
+    images, batch_size, *, shuffle=False, augment=False, seed=0, device="cpu", workers=0, failed=None, share=None
 ):
     """Iterate over `Batch`es. Order and augmentation follow from `seed` alone: give another one for each epoch.
 
     workers: processes that read files; sets in memory need none. The bits are the same with any number.
     failed: a list that takes (id, reason) of every file that cannot be read; its batch comes without it, and not at all
     when nothing is left of it. Without such a list that raises `InputError`, as does a batch size below 1.
+    share: a function from the positions of a batch to those of them that are wanted (`distributed.World.share`).
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
     order = permutation(len(images), seed) if shuffle else torch.arange(len(images))
-    cuts = [cut for cut in order.split(batch_size) if len(cut) >= (batch_size if drop_last else 1)]
+    cuts = [share(cut) if share else cut for cut in order.split(batch_size)] if len(order) else []
     reader = Reader(images, augment, seed, lenient=failed is not None)
     return _batches(images, cuts, reader, torch.device(device), workers, failed)
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from . import classifiers, losses
+from .distributed import world
 from .errors import InputError, check_fields, choose
 from .features import choose_layers, run, suggest, tap
 from .maps import upsample
@@ -163,7 +164,8 @@ class Explainer(nn.Module):
             masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
             logits = run(self.classifier.network, masked)
         if options.masks == "top":
-            masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(min(logits.shape)).indices))
+            count = min(world().images(len(logits)), logits.shape[1])
+            masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(count).indices))
         weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
         return losses.explanation_loss(logits, labels, masks, **weights), correct(logits.detach(), labels)
 
@@ -171,8 +173,9 @@ class Explainer(nn.Module):
         """The mechanism's branches, sigmoid maps for the loss (B, L, h, w), of each image's own label (B, h, w)."""
         branches = self.mechanism.branches(features)
         if self.settings.masks == "batch":
-            masks = torch.sigmoid(self.mechanism.fused(branches, labels))  # (B, B, h, w)
-            return branches, masks, masks.diagonal(0, 0, 1).movedim(-1, 0)
+            everyone, first = world().gather(labels)
+            masks = torch.sigmoid(self.mechanism.fused(branches, everyone))  # (B, B, h, w)
+            return branches, masks, masks.diagonal(first, 0, 1).movedim(-1, 0)
         masks = torch.sigmoid(self.mechanism.fused(branches, labels[:, None]))
         return branches, masks, masks[:, 0]
 

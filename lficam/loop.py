@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import checkpoints, data
+from .distributed import Together, launched, world
 from .errors import InputError
 from .progress import Progress, say
 from .resident import place
@@ -31,8 +32,9 @@ def seed_everything(seed, deterministic=False):
 
 
 def best_device():
-    """The GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU when there is one, of a launcher's process its own, else the CPU."""
+    own = f"cuda:{os.environ['LOCAL_RANK']}" if launched()[1] > 1 and "LOCAL_RANK" in os.environ else "cuda"
+    return torch.device(own if torch.cuda.is_available() else "cpu")
 
 
 def memory_format(device, size):
@@ -72,13 +74,15 @@ def fit(
     settings=None,
     compile="off",
     resident=None,
+    sync_batch_norm=True,
 ):
     """Train a model, continuing from `folder`/last.pt when there is one; a row per epoch goes to `folder`/log.csv.
 
     After every epoch last.pt (all that a resume needs) and, when it is the one to keep, best.pt are replaced
     atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
     compile: `speed.Pace`; what is compiled may differ after a resume, and so the bits. resident: whether sets in memory
-    are copied to the device, which changes no bit; by default on a GPU.
+    are copied to the device, which changes no bit; by default on a GPU. sync_batch_norm: with several processes
+    (`distributed`), whether batch norm sees the whole batch; compilation is then off.
     """
     folder, device = Path(folder), torch.device(device)
     model.to(device, memory_format=memory_format(device, images.size))
@@ -87,8 +91,11 @@ def fit(
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)
     full, steps = len(images) // recipe.batch_size, -(-len(images) // recipe.batch_size)
-    pace = Pace(model, recipe, compile, full, (recipe.epochs - len(history)) * steps)
-    board = open_board(folder, len(history)) if tensorboard else None
+    if world().size > 1:
+        pace = Together(model, sync_batch_norm)
+    else:
+        pace = Pace(model, recipe, compile, full, (recipe.epochs - len(history)) * steps)
+    board = open_board(folder, len(history)) if tensorboard and world().rank == 0 else None
     with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
@@ -97,13 +104,15 @@ def fit(
             row |= mean_loss(model, validation, recipe.batch_size, workers)
             row["seconds"] = round(time.perf_counter() - start, 2)
             history.append(row)
-            checkpoints.keep(model, optimizer, history, folder, settings)
+            if world().rank == 0:
+                checkpoints.keep(model, optimizer, history, folder, settings)
             if board:
                 for name in row.keys() - {"epoch"}:
                     board.add_scalar(name, row[name], epoch + 1)
             say(epoch_line(label, row, recipe.epochs))
     if board:
         board.close()
+    world().wait()  # until all files are written
     return history
 
 
@@ -120,19 +129,20 @@ def check_finite(label, row):
 
 def train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace):
     """One pass over the images; sums stay on the device, so the loop never waits for it."""
-    torch.manual_seed(derive(recipe.seed, epoch, 0))  # dropout
+    torch.manual_seed(derive(recipe.seed, epoch, 0, *[world().rank] * (world().rank > 0)))  # dropout
     model.train()
     pace.start_epoch()
     steps = -(-len(images) // recipe.batch_size)
     sums = 0
     for step, (pixels, labels, _) in enumerate(train_batches(model, images, recipe, epoch, workers)):
+        count = min(recipe.batch_size, len(images) - step * recipe.batch_size)  # of all processes
+        weight, factor = world().begin(count)
         set_rates(optimizer, *recipe.rates(epoch * steps + step, steps))
-        take = functools.partial(train_step, model, optimizer, pixels, labels, recipe)
+        take = functools.partial(train_step, model, optimizer, pixels, labels, recipe, weight=weight)
         terms, hits = pace.take(take, full=len(labels) == recipe.batch_size)
-        values = [term.detach().double() * len(labels) for term in terms.values()]
-        sums = sums + torch.stack([*values, hits.sum().double()])
-        progress.update(len(labels))
-    *values, hits = (sums / len(images)).tolist()
+        sums = sums + factor * summed(terms, hits)
+        progress.update(count)
+    *values, hits = (world().total(sums) / len(images)).tolist()
     row = {"lr": recipe.rates(epoch * steps + step, steps)[0]}
     return row | named("train", terms, values) | {"train_accuracy": hits}
 
@@ -141,18 +151,27 @@ def train_batches(model, images, recipe, epoch, workers=0):
     """The epoch's batches, on the model's device."""
     device = next(model.parameters()).device
     options = {"shuffle": True, "augment": recipe.augment, "seed": derive(recipe.seed, epoch, 1)}
+    options |= {"share": world().share} if world().size > 1 else {}
     return data.batches(images, recipe.batch_size, device=device, workers=workers, **options)
 
 
-def train_step(model, optimizer, pixels, labels, recipe, loss=None):
-    """One step of the optimiser; returns what the model's `loss` does. loss: it, compiled."""
+def summed(terms, hits):
+    """Terms that are means over the images (B,) of `hits`, as sums over them, and the number of hits; float64."""
+    return torch.stack([*(term.detach().double() * len(hits) for term in terms.values()), hits.sum().double()])
+
+
+def train_step(model, optimizer, pixels, labels, recipe, loss=None, weight=1.0):
+    """One step of the optimiser; returns what the model's `loss` does.
+
+    loss: the same, compiled or on several processes; weight: of this process's part in the gradient.
+    """
     device = pixels.device
     # First, so that no gradient of the step before lies in memory that a compiled step records anew.
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(recipe, device)):
         pixels = pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1]))
         terms, hits = (loss or model.loss)(pixels, labels)
-    terms["total"].backward()
+    (terms["total"] if weight == 1 else weight * terms["total"]).backward()
     update(optimizer)
     return terms, hits
 
@@ -191,11 +210,15 @@ def mean_loss(model, images, batch_size, workers=0):
     """
     model.eval()
     device, sums = next(model.parameters()).device, 0
-    for pixels, labels, _ in data.batches(images, batch_size, device=device, workers=workers):
+    options = {"share": world().share} if world().size > 1 else {}
+    for step, (pixels, labels, _) in enumerate(
+        data.batches(images, batch_size, device=device, workers=workers, **options)
+    ):
+        _, factor = world().begin(min(batch_size, len(images) - step * batch_size))
         pixels = pixels.contiguous(memory_format=memory_format(device, images.size))
         terms, hits = model.loss(pixels, labels)
-        sums = sums + torch.stack([*(term.double() * len(labels) for term in terms.values()), hits.sum().double()])
-    *values, hits = (sums / len(images)).tolist()
+        sums = sums + factor * summed(terms, hits)
+    *values, hits = (world().total(sums) / len(images)).tolist()
     return named("validation", terms, values) | {"validation_accuracy": hits}
 
 

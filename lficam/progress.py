@@ -20,7 +20,9 @@ def headless():
 
 
 def say(text, stream=None):
-    """Print one line at once, even into a pipe."""
+    """Print one line at once, even into a pipe; of several processes that train together the first alone does."""
+    if stream is None and os.environ.get("RANK", "0") != "0":
+        return
     print(text, file=stream or sys.stdout, flush=True)
 
 

@@ -19,6 +19,7 @@ import torch
 
 from . import checkpoints, data, explainer, workspace
 from .attention import create
+from .distributed import joined, world
 from .errors import InputError, check_fields, choose
 from .evaluation import predicted_labels
 from .loop import best_device, fit, seed_everything
@@ -115,23 +116,31 @@ class Run(NamedTuple):
     found: bool
 
 
-def train(job, *, device=None, workers=0, tensorboard=False, fresh=False, compile="auto"):
+def train(job, *, device=None, fresh=False, compile="auto", **options):
     """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
 
     fresh: forget an earlier run of the same job. compile: "auto" (on a GPU, where it is measured to pay), "on" or
-    "off", see `speed.Pace`. Returns a `Run`.
-    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss) and disks that refuse.
+    "off", see `speed.Pace`. options: workers, processes that read image files; tensorboard; sync_batch_norm, see
+    `loop.fit`. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
+    Returns a `Run`, of several processes in each of them.
+    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes and disks that refuse.
     """
     choose("compile", compile, dict.fromkeys(MODES))
     device = torch.device(device or best_device())
+    with joined(device):
+        return _train(job, device, fresh, compile=compile, **options)
+
+
+def _train(job, device, fresh, workers=0, **options):
     job = resolve(job, device=device, workers=workers)
     images = job.images("train", job.train_count)
     seed_everything(job.recipe.seed, job.recipe.deterministic)
     model = job.model(images)
     folder = run_folder(job, images, model)
-    if fresh:
+    if fresh and world().rank == 0:
         for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
             path.unlink(missing_ok=True)
+    world().wait()
     history = read_history(folder)
     found = len(history) == job.recipe.epochs
     if found:
@@ -139,7 +148,7 @@ def train(job, *, device=None, workers=0, tensorboard=False, fresh=False, compil
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
-        options = {"device": device, "workers": workers, "tensorboard": tensorboard, "compile": compile}
+        options |= {"device": device, "workers": workers}
         images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
         history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,9 +80,10 @@ def overview(profile, tflops=None, efficiency=0.3):
 
 
 def _of_training(job, speed):
-    images, cost = _images(job), _cost(job)
-    if images is None or cost is None:
-        return {"operations": None, "seconds": None, "basis": "unknown"}
+    images = _images(job)
+    cost = images and _cost(job, *images[2:])
+    if not cost:
+        return {"operations": None, "seconds": None, "basis": "unknown"}  # its data would have to be there
     train, validation = images[:2]
     recipe = job.recipe
     operations = recipe.epochs * (train * cost.train + validation * cost.validation)
@@ -135,8 +137,7 @@ def _images(job):
     return job.train_count or known[0], job.validation_count or known[1], known[2], job.size or known[3]
 
 
-def _cost(job):
-    _, _, classes, size = _images(job)
+def _cost(job, classes, size):
     what = job.classifier or job
     key = json.dumps([what.method if job.classifier else "", what.backbone, what.options], sort_keys=True)
     own = json.dumps([job.method, job.options, list(job.layers)], sort_keys=True)
@@ -221,8 +222,6 @@ def _weights_missing(name):
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"
     weights = known[which]
-    from pathlib import Path
-
     if (Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]).is_file():
         return None
     command = f'.venv/bin/python -c "import torchvision; torchvision.models.{name}(weights={which!r})"'

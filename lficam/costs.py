@@ -30,7 +30,7 @@ IMAGES = {  # in (train, validation), classes, pixels; of other data sets nobody
     "stl10": (4_500, 500, 10, 224),
     "imagenet": (1_281_167, 50_000, 1000, 224),
 }
-FETCH = '.venv/bin/python -c "from lficam import data; data.load({name!r}, \'train\', download=True)"'
+FETCH = ".venv/bin/python -c \"from lficam import data; data.load({name!r}, 'train', download=True)\""
 GET = {  # how to get a data set
     "cifar10": f"{FETCH.format(name='cifar10')} (170 MB)",
     "cifar100": f"{FETCH.format(name='cifar100')} (170 MB)",
@@ -42,7 +42,7 @@ GET = {  # how to get a data set
 }
 ASSUMPTIONS = (
     "operations: of forward and backward passes of all epochs and the validation after each, counted layer by layer "
-    "(multiplication and addition are two); reading images, explainers' first pass for labels and scoring are not in it",
+    "(multiplication and addition are two); reading images, the pass for explainers' labels and scoring are left out",
     "memory: weights, gradients and momentum in float32, and what the backward pass keeps of one batch in float32; "
     "bfloat16 on a GPU takes less, the libraries take about a gigabyte more",
     "disk: best.pt and last.pt of each training",
@@ -51,7 +51,7 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one image in training and in validation: operations; of the model: bytes (fixed, kept of an image, on disk)."""
+    """Operations of an image in training and validation; bytes of the model, kept of an image, and on disk."""
 
     train: int
     validation: int
@@ -75,7 +75,7 @@ def overview(profile, tflops=None, efficiency=0.3):
         rows.append(row)
     how = [*ASSUMPTIONS]
     if tflops:
-        how.append(f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g} reached, an assumption)")
+        how.append(f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g}, an assumption)")
     return {"profile": profile, "steps": rows, "missing": missing(profile), "assumptions": how}
 
 
@@ -122,7 +122,7 @@ def _measured(what, job, size):
 
 
 def _images(job):
-    """(images for training, for validation, classes, size) of a job; None where the data set has to be there to know."""
+    """(images for training, for validation, classes, size) of a job; None where only its data could tell."""
     if job.dataset in builtin.GROUPS:
         train, validation = (builtin.counts(job.dataset, split)[0] for split in ("train", "validation"))
         known = train, validation, len(builtin.GROUPS[job.dataset]), 32

@@ -82,7 +82,9 @@ def locked(home, wait=False):
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "lock").open("a+")
     except OSError as error:
-        raise InputError(f"Cannot write in {home}: {error.strerror}. Free some space or choose another folder.") from error
+        raise InputError(
+            f"Cannot write in {home}: {error.strerror}. Free some space or choose another folder."
+        ) from error
     with file:
         told = False
         while True:
@@ -157,7 +159,7 @@ def _run(command, home, token, watch, local):
     try:
         with log.open("w") as file:
             options = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "env": environment}
-            process = subprocess.Popen(command, preexec_fn=_die_with_us, **options)  # noqa: PLW1509 - no threads here
+            process = subprocess.Popen(command, preexec_fn=_die_with_us, **options)
             while process.poll() is None:
                 watch.look()
                 if asked:

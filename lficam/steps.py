@@ -74,7 +74,7 @@ def lifeline(home):
     """Whether the `lficam reproduce` that started this step lives; without one (on a cluster) nobody asks."""
     token = os.environ.get("LFICAM_RUN")
     with contextlib.suppress(OSError):
-        return not token or (home / "lock").read_text().split()[1:] == [token] and _held(home / "lock")
+        return not token or ((home / "lock").read_text().split()[1:] == [token] and _held(home / "lock"))
     return False
 
 

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from . import explainer, run, workspace
-from .errors import InputError
+from .errors import InputError, choose
 from .finished import read_record
 from .parameters import read_defaults
 from .sweep import classifiers_of
@@ -45,11 +45,8 @@ def collect(profile, overrides=None):
     overrides: {notebook: {parameter: value}}, which go before the profile's.
     Raises `InputError` for wrong parameters, and for cells that do not give jobs.
     """
-    names = run.profiles()
-    if profile not in names:
-        run.prepare("", profile)  # which says so
-    overrides = overrides or {}
-    plans = [run.prepare(name, profile, overrides.get(name)) for name in names[profile]]
+    names, overrides = choose("profile", profile, run.profiles()), overrides or {}
+    plans = [run.prepare(name, profile, overrides.get(name)) for name in names]
     if not plans:
         raise InputError(f"Profile {profile!r} is empty: add notebooks/profiles/{profile}/NOTEBOOK.yaml.")
     steps = {}

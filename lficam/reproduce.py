@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from . import plan, run, workspace
-from .errors import InputError
+from .errors import InputError, choose
 from .parameters import short
 from .progress import duration, say
 from .report import write_index
@@ -35,7 +35,7 @@ def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
     exit code, 130 when interrupted.
     """
     home = plan.folder(profile)
-    run.profiles()[profile] if profile in run.profiles() else run.prepare("", profile)
+    choose("profile", profile, run.profiles())
     with locked(home, wait) as token:
         path = prepare(profile, cores or len(os.sched_getaffinity(0)))
         _, steps = plan.read(path)

@@ -61,9 +61,8 @@ def test_what_fails_stops_only_what_needs_it(home, capsys):
     assert sum("FAILED   notebook 02_bad" in line and "no luck today" in line for line in lines) == 2  # tried twice
     (failed,) = [line for line in lines if "FAILED   plain resnet-8" in line]  # wrong input is not tried again
     assert "nowhere" in failed
-    assert (
-        re_log(failed, home).read_text().rstrip().endswith(failed.partition(": ")[2].partition(". See")[0][-40:] + ".")
-    )
+    log = home / failed.partition("See ")[2]
+    assert log.read_text().rstrip().endswith(failed.partition(". See")[0][-40:] + ".")
     assert "2 of 5 steps failed and 1 need them; the first: " in told.err
     page = (home / "reports" / "smoke" / "index.html").read_text()
     assert page.count("The last run failed.") == 2
@@ -76,10 +75,6 @@ def test_what_fails_stops_only_what_needs_it(home, capsys):
     assert "The last run failed." not in (home / "reports" / "smoke" / "index.html").read_text()
     assert cli.main(["reproduce", "--profile", "smoke"]) == 0
     assert len(executed(home)) == 3
-
-
-def re_log(line, home):
-    return home / line.partition("See ")[2]
 
 
 def start(home):
@@ -124,7 +119,7 @@ def test_cut_and_started_again_it_continues(home, number, capsys):
     assert cli.main(["reproduce", "--profile", "smoke", "--cores", "1"]) == 0
     assert "3 steps, 1 of them finished" in capsys.readouterr().out
     assert executed(home) == ["01_quick", "02_long"]
-    assert not [path for path in (home / "reports" / "smoke").glob(".0*")]  # nothing half-written is left
+    assert not list((home / "reports" / "smoke").glob(".0*"))  # nothing half-written is left
 
 
 def test_a_second_one_is_refused_and_names_the_first(home, capsys):
@@ -171,7 +166,7 @@ def test_a_full_disk_is_one_sentence(home, monkeypatch):
     toy(home, "01_quick")
     path = reproduce.prepare("smoke", 1)
 
-    def full(descriptor):
+    def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(workspace.os, "fsync", full)

@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: reproduce test lint
 reproduce: $(VENV)/installed
-	$(BIN)/lficam run --profile $(PROFILE)
+	$(BIN)/lficam reproduce --profile $(PROFILE)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,7 +42,7 @@ GET = {  # how to get a data set
 }
 ASSUMPTIONS = (
     "operations: of forward and backward passes of all epochs and the validation after each, counted layer by layer "
-    "(multiplication and addition are two); reading images, explainers' first pass for labels and scoring are not in it",
+    "(multiplication and addition are two); reading images, the pass for explainers' labels and scoring are left out",
     "memory: weights, gradients and momentum in float32, and what the backward pass keeps of one batch in float32; "
     "bfloat16 on a GPU takes less, the libraries take about a gigabyte more",
     "disk: best.pt and last.pt of each training",
@@ -50,7 +51,7 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one image in training and in validation: operations; of the model: bytes (fixed, kept of an image, on disk)."""
+    """Operations of an image in training and validation; bytes of the model, kept of an image, and on disk."""
 
     train: int
     validation: int
@@ -74,16 +75,15 @@ def overview(profile, tflops=None, efficiency=0.3):
         rows.append(row)
     how = [*ASSUMPTIONS]
     if tflops:
-        how.append(
-            f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g} reached, an assumption)"
-        )
+        how.append(f"estimated time: operations / ({tflops:g} TFLOP/s as given x {efficiency:g}, an assumption)")
     return {"profile": profile, "steps": rows, "missing": missing(profile), "assumptions": how}
 
 
 def _of_training(job, speed):
-    images, cost = _images(job), _cost(job)
-    if images is None or cost is None:
-        return {"operations": None, "seconds": None, "basis": "unknown"}
+    images = _images(job)
+    cost = images and _cost(job, *images[2:])
+    if not cost:
+        return {"operations": None, "seconds": None, "basis": "unknown"}  # its data would have to be there
     train, validation = images[:2]
     recipe = job.recipe
     operations = recipe.epochs * (train * cost.train + validation * cost.validation)
@@ -122,7 +122,7 @@ def _measured(what, job, size):
 
 
 def _images(job):
-    """(images for training, for validation, classes, size) of a job; None where the data set has to be there to know."""
+    """(images for training, for validation, classes, size) of a job; None where only its data could tell."""
     if job.dataset in builtin.GROUPS:
         train, validation = (builtin.counts(job.dataset, split)[0] for split in ("train", "validation"))
         known = train, validation, len(builtin.GROUPS[job.dataset]), 32
@@ -137,8 +137,7 @@ def _images(job):
     return job.train_count or known[0], job.validation_count or known[1], known[2], job.size or known[3]
 
 
-def _cost(job):
-    _, _, classes, size = _images(job)
+def _cost(job, classes, size):
     what = job.classifier or job
     key = json.dumps([what.method if job.classifier else "", what.backbone, what.options], sort_keys=True)
     own = json.dumps([job.method, job.options, list(job.layers)], sort_keys=True)
@@ -223,8 +222,6 @@ def _weights_missing(name):
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"
     weights = known[which]
-    from pathlib import Path
-
     if (Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]).is_file():
         return None
     command = f'.venv/bin/python -c "import torchvision; torchvision.models.{name}(weights={which!r})"'

@@ -3,6 +3,8 @@
 The notebooks are the only source. Their cells with the tag `jobs` hold settings and `training.Job`s alone, in a mapping
 `jobs`; executed here with the profile's parameters, they say what is trained. Cells with the tag `evaluate` then leave
 files that the notebook finds; they are executed by the evaluation's step.
+
+Every step reads the plan: torch is imported only where notebooks are.
 """
 
 import contextlib
@@ -13,12 +15,10 @@ import json
 import os
 from pathlib import Path
 
-from . import explainer, run, workspace
-from .errors import InputError
+from . import run, workspace
+from .errors import InputError, choose
 from .finished import read_record
 from .parameters import read_defaults
-from .sweep import classifiers_of
-from .training import Job, Recipe
 
 KINDS = ("train", "evaluate", "notebook", "report")
 
@@ -45,11 +45,8 @@ def collect(profile, overrides=None):
     overrides: {notebook: {parameter: value}}, which go before the profile's.
     Raises `InputError` for wrong parameters, and for cells that do not give jobs.
     """
-    names = run.profiles()
-    if profile not in names:
-        run.prepare("", profile)  # which says so
-    overrides = overrides or {}
-    plans = [run.prepare(name, profile, overrides.get(name)) for name in names[profile]]
+    names, overrides = choose("profile", profile, run.profiles()), overrides or {}
+    plans = [run.prepare(name, profile, overrides.get(name)) for name in names]
     if not plans:
         raise InputError(f"Profile {profile!r} is empty: add notebooks/profiles/{profile}/NOTEBOOK.yaml.")
     steps = {}
@@ -68,6 +65,9 @@ def _classifiers_first(steps):
 
 def _of_notebook(plan, overrides):
     """The steps of one notebook: its trainings, its evaluation if it has one, and itself."""
+    from .sweep import classifiers_of
+    from .training import Job
+
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         space = execute(plan, ("jobs",))
     jobs = space.get("jobs", {})
@@ -95,6 +95,8 @@ def _words(key):
 
 
 def _training(job, options, asked):
+    from . import explainer
+
     needs = [_training(job.classifier, options, asked).id] if job.classifier else []
     settings = dataclasses.asdict(job)
     if job.explains:  # a default that is spelt out is no other training
@@ -134,7 +136,9 @@ def execute(plan, tags):
 
 
 def job_of(values):
-    """A `Job` from `dataclasses.asdict` of it, by way of JSON."""
+    """A `training.Job` from `dataclasses.asdict` of it, by way of JSON."""
+    from .training import Job, Recipe
+
     backbone = values["backbone"]
     backbone = job_of(backbone) if isinstance(backbone, dict) else backbone
     return Job(**values | {"backbone": backbone, "recipe": Recipe(**values["recipe"])})

@@ -1,0 +1,181 @@
+"""What a profile's notebooks declare, as steps; what they cost; and that every command of docs/reproduce.md is real."""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lficam import attention, classifiers, cli, costs, explainer, plan, run
+from lficam.errors import InputError
+from lficam.training import Job, Recipe
+
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs" / "reproduce.md").read_text()
+ROWS = [line.split(" | ") for line in DOCS.splitlines() if line.count("`lficam ") == 1 and line.startswith("| ")]
+ITEMS = {
+    "LFI-CAM": ["accuracy comparison", "example attention maps", "stability examples", "stability figure (a), (b)"],
+    "ABN": ["top-1 error table"],
+    "L-CAM": ["superimposed comparison", "loss ablation", "loss ablation, VGG-16 7x7", "AD/IC table"],
+    "TAME": ["learning-rate test", "AD/IC comparison table", "ablation: attention architecture", "ablation: layers"],
+    "T-TAME": ["ViT-B/16, the mechanism", "ViT-B/16, ROAD curves"],
+}
+ITEMS["LFI-CAM"] += ["IoU protocol"]
+ITEMS["TAME"] += ["class-specific maps"]
+
+
+@pytest.fixture
+def copied(home):
+    """The project's notebooks, profiles and data in a home of the test's own."""
+    for name in ("notebooks", "data"):
+        shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("cache"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    return plan.collect("smoke")
+
+
+def test_steps_come_after_what_they_need(smoke):
+    seen = set()
+    for step in smoke:
+        assert set(step.needs) <= seen
+        seen.add(step.id)
+    kinds = [step.kind for step in smoke]
+    assert {kind: kinds.count(kind) for kind in plan.KINDS} == {
+        "train": 23, "evaluate": 2, "notebook": 6, "report": 1
+    }  # fmt: skip
+    by_id = {step.id: step for step in smoke}
+    for step in smoke:
+        if step.kind == "train":
+            job = plan.job_of(json.loads(json.dumps(step.values["job"])))
+            assert [by_id[n].values["job"] for n in step.needs] == [
+                dataclasses.asdict(what) for what in [job.classifier] if what
+            ]
+    shared = next(step for step in smoke if step.id.startswith("evaluate-06"))
+    assert shared.needs == next(s for s in smoke if s.id.startswith("notebook-02")).needs
+
+
+def test_other_settings_are_another_step(smoke):
+    ids = {step.id for step in smoke}
+    assert {step.id for step in plan.collect("smoke")} == ids
+    other = {step.id for step in plan.collect("smoke", {"03_lcam": {"lr": 0.02}})}
+    changed = sorted(name.rpartition("-")[0] for name in other - ids)
+    assert len(changed) == 8  # seven explainers and the notebook, not the classifiers
+    assert sum(name.startswith("train-photo-digits-l-cam") for name in changed) == 7
+
+
+def test_a_default_that_is_spelt_out_is_the_same_step():
+    job = Job("tame", Job("plain", "resnet-8"), recipe=Recipe())
+    spelt = dataclasses.replace(job, options={"space": "pixels"})
+    assert plan._training(job, {}, "").id == plan._training(spelt, {}, "").id
+    other = dataclasses.replace(job, options={"space": "normalised"})
+    assert plan._training(job, {}, "").id != plan._training(other, {}, "").id
+
+
+def test_fresh_and_wrong_cells_are_one_sentence(copied):
+    with pytest.raises(InputError, match="fresh belongs to a single notebook"):
+        plan.collect("smoke", {"03_lcam": {"fresh": True}})
+    book = copied / "notebooks" / "03_lcam.ipynb"
+    text = book.read_text()
+    book.write_text(text.replace("training.Job(", "training.Jobs("))
+    with pytest.raises(InputError, match=r"03_lcam: its cell `from lficam import training`, .* failed: AttributeE"):
+        plan.collect("smoke")
+    with pytest.raises(InputError, match="Unknown profile 'smok'"):
+        plan.collect("smok")
+
+
+def test_a_marker_counts_only_while_it_stands_for_something(copied, smoke):
+    step = next(step for step in smoke if step.kind == "train")
+    folder = copied / "runs" / "x"
+    folder.mkdir(parents=True)
+    for name in ("best.pt", "last.pt"):
+        (folder / name).touch()
+    plan.mark("smoke", step, folder="runs/x")
+    assert plan.is_finished("smoke", step)
+    (folder / "last.pt").unlink()
+    assert not plan.is_finished("smoke", step)
+    plan.write("smoke", smoke)
+    assert not plan.marker("smoke", step).exists()
+
+
+# --- costs
+
+
+def test_operations_are_those_of_a_real_batch():
+    cost = costs._count(json.dumps(["plain", "resnet-8", {}]), json.dumps(["tame", {}, []]), 10, 32)
+    model = explainer.attach(classifiers.freeze(attention.create("plain", "resnet-8", 10), size=32), "tame").train()
+    with FlopCounterMode(display=False) as counter:
+        model.loss(torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))[0]["total"].backward()
+    # Masks are made of all labels of a batch, and fused for each: a little more with four.
+    assert counter.get_total_flops() / 4 == pytest.approx(cost.train, rel=0.01)
+    assert cost.disk == 12 * sum(p.numel() for p in model.mechanism.parameters())
+
+
+def test_one_layer_by_hand():
+    """ResNet-8's stem and three stages; multiplication and addition are two, the backward pass is about twice."""
+    cost = costs._count(json.dumps(["", "resnet-8", {}]), json.dumps(["plain", {}, []]), 10, 32)
+    stem, first = 27 * 16 * 32**2, 2 * 144 * 16 * 32**2
+    later = [(9 * c * 2 * c + 9 * (2 * c) ** 2) * (32 // s) ** 2 for c, s in ((16, 2), (32, 4))]
+    by_hand = 2 * (stem + first + sum(later) + 64 * 10)
+    assert by_hand <= cost.validation <= 1.1 * by_hand  # shortcuts are the rest
+    assert 2.7 < cost.train / cost.validation < 3.1
+
+
+def test_overview_estimates_only_what_it_was_given(copied, capsys):
+    assert cli.main(["plan", "--profile", "cifar-cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = [row for row in found["steps"] if row["kind"] == "train"]
+    assert {row["basis"] for row in rows} == {"unknown"}
+    assert all(row["operations"] > 0 and row["seconds"] is None and not row["finished"] for row in rows)
+    (entry,) = found["missing"]
+    assert str(copied / "data" / "cache") in entry["what"]
+    assert "download=True" in entry["how"]
+    first = plan.job_of(next(step for step in plan.collect("cifar-cpu") if step.kind == "train").values["job"])
+    estimated = costs._of_training(first, 30e12)
+    assert estimated["seconds"] == pytest.approx(rows[0]["operations"] / 30e12)
+    assert estimated["basis"] == "estimate"
+    row = f"train {first.method},cpu,{first.backbone},32,0.5,a test\n"
+    (copied / "data" / "throughput.csv").write_text("what,device,backbone,size,seconds_per_image,source\n" + row)
+    if not torch.cuda.is_available():
+        assert costs._of_training(first, 30e12)["seconds"] == 0.5 * first.recipe.epochs * (first.train_count or 45_000)
+    assert cli.main(["plan", "--profile", "cifar-cpu", "--tflops", "-1"]) == 2
+
+
+# --- docs/reproduce.md
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0].strip('| ')} {row[1]}")
+def test_commands_of_the_document_are_accepted(row):
+    command = re.search(r"`(lficam [^`]+)`", " | ".join(row))[1]
+    arguments = cli.parser().parse_args(shlex.split(command)[1:])
+    if command.startswith("lficam run"):
+        prepared = run.prepare(arguments.notebooks[0], arguments.profile, cli._values("--set", arguments.set))
+        assert prepared.name.startswith(row[2])
+        assert plan.execute(prepared, ("jobs",))["jobs"]
+    else:
+        assert cli._job(arguments).recipe.epochs == 8
+
+
+def test_every_item_of_the_papers_has_a_command():
+    there = [(row[0].strip("| "), row[1]) for row in ROWS]
+    for paper, items in ITEMS.items():
+        for item in items:
+            assert any(p == paper and text.startswith(item) for p, text in there), f"{paper}: {item}"
+    data = {"cifar10", "cifar100", "stl10", "catdog", "imagenet"}
+    accuracy = {row[4].strip(" |") for row in ROWS if row[1].startswith("accuracy")}
+    assert accuracy == data
+
+
+def test_other_commands_of_the_document_are_parsed():
+    for block in re.findall(r"```bash\n(.*?)```", DOCS, re.S):
+        for line in block.splitlines():
+            arguments = shlex.split(line)
+            assert arguments[0] == ".venv/bin/lficam"
+            assert callable(cli.parser().parse_args(arguments[1:]).call)

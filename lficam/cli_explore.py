@@ -104,10 +104,14 @@ def _serve(notebook, port, browser):
 
 def _voila(path, port, token):
     """Voilà's application, of this interpreter, without the user's settings of Voilà."""
+    import logging
+
     from jupyter_client.kernelspec import KernelSpecManager
     from voila.app import Voila
 
     from .kernel import own_spec
+
+    logging.getLogger("tornado").setLevel(logging.ERROR)  # else it notes a default of Jupyter's at every visit
 
     class OwnKernel(KernelSpecManager):
         def get_kernel_spec(self, _):

@@ -72,15 +72,16 @@ def explore(explainers=(), photos=(), size=None):
 
 def _in_memory(explainers, photos, size):
     """`photos.Opened` of explainers by name, and the training-free methods for the first one's classifier."""
-    from .classifiers import freeze
+    from .classifiers import Frozen, freeze
 
     if not explainers:
         raise InputError("There is no explainer to explore: give {name: explainer}, or the path of a checkpoint.")
     opened = []
     for name, explainer in explainers.items():
-        own = getattr(explainer, "classifier", None) or freeze(explainer)
+        of_another = isinstance(getattr(explainer, "classifier", None), Frozen)  # VGG has a part of that name
+        own = explainer.classifier if of_another else freeze(explainer)
         seen = size or getattr(photos, "size", None) or own.size
-        opened.append(Opened(explainer if hasattr(explainer, "classifier") else own, seen, str(name), doubts(own)))
+        opened.append(Opened(explainer if of_another else own, seen, str(name), doubts(own)))
     first = getattr(opened[0].explainer, "classifier", opened[0].explainer)
     return opened + exploring.training_free(first, opened[0].size)
 
@@ -157,7 +158,7 @@ class Panel:
             return
         chosen, ranking = self.target.value, self.session.ranking(self.photo.value, self.method.value)
         self.target.options = [
-            (f"{name if name == str(k) else f'{k} {name}'} · {share(chance)}", k) for k, name, chance in ranking
+            (f"{share(chance)} · {name if name == str(k) else f'{k} {name}'}", k) for k, name, chance in ranking
         ]
         known = not anew and chosen is not None and chosen < len(ranking)
         self.target.value, self._classifier = chosen if known else ranking[0][0], classifier
@@ -216,7 +217,7 @@ def page(whole, kept, percent, method, classifier):
     photo, masked = (pixels.permute(1, 2, 0).numpy() for pixels in (kept.pixels, kept.masked))
     colours = matplotlib.colormaps[MAP_COLOURS]
     grey = photo.mean(2, keepdims=True)
-    shown = (kept.map > 0).numpy()[..., None] * 0.65
+    shown = 0.65 * ((kept.map > 0) | (percent == 100)).numpy()[..., None]
     mixed = (1 - shown) * grey + shown * colours(kept.map.numpy())[..., :3]
     top = "the map" if percent == 100 else f"the top {percent} % of the map"
     what = (

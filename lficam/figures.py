@@ -31,7 +31,7 @@ def training_curves(histories):
                     linewidth=1.3,
                 )
         axis.set(xlabel="epoch", ylabel="loss" if quantity == "loss" else "top-1 accuracy (%)")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes[0].set_ylim(bottom=0)
     axes[1].legend(title="solid: validation\ndotted: training", loc="lower right")
     return figure

@@ -42,7 +42,9 @@ class Progress:
     def _widget(self):
         from tqdm.notebook import tqdm
 
-        return tqdm(total=self.total, desc=self.label, initial=self.initial)
+        bar = tqdm(total=self.total, desc=self.label, initial=self.initial)
+        bar.container.children[0].layout.flex = "0 0 auto"  # else a label of several words breaks around the bar
+        return bar
 
     def update(self, n=1, **values):
         """Count n more; values (loss=0.3) are shown beside the count."""

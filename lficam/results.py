@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,19 @@ def show(table, digits=None):
             return MISSING
         return f"{value:.{digits[column]}f}" if column in digits else str(value)
 
-    return pd.DataFrame({column: [text(v, column) for v in table[column]] for column in table})
+    return Shown({column: [text(v, column) for v in table[column]] for column in table})
+
+
+class Shown(pd.DataFrame):
+    """Text for reading: a notebook shows it without row numbers, words to the left, nothing broken over lines."""
+
+    def _repr_html_(self):
+        words = [column for column in self if self[column].str.contains("^[^\\W\\d_]").any()]
+        left, whole = [{"selector": "", "props": "text-align: left"}], "white-space: nowrap"
+        name = f"{zlib.crc32(self.to_csv().encode()):08x}"  # two tables of a page have two, one of two runs the same
+        shown = self.style.hide(axis="index").format(escape="html").set_uuid(name)
+        shown = shown.set_table_styles(dict.fromkeys(words, left))
+        return shown.set_table_styles([{"selector": "th, td", "props": whole}], overwrite=False).to_html()
 
 
 class Report:

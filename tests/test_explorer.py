@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from networks import small
 from PIL import Image
+from torchvision.models import vgg11
 
 import lficam
 from lficam import checkpoints, cli_explore, data, explorer, exploring, training
@@ -209,6 +210,13 @@ def test_explore_without_widgets(live, monkeypatch, capsys):  # noqa: ARG001
     figure = lficam.explore({"mine": lficam.attach(lficam.create("plain", "resnet-8", 10), "tame")}, images)
     assert isinstance(figure, Figure)
     assert "still picture" in capsys.readouterr().out
+
+
+def test_a_classifier_that_does_not_explain_itself_is_a_sentence(photos, live):  # noqa: ARG001
+    panel = lficam.explore({"no explainer": vgg11(num_classes=3)}, photos / "one", size=64)
+    assert "does not explain itself" in panel.status.value
+    panel.method.value = panel.method.options[1]
+    assert "lficam-after" in panel.view.value
 
 
 def test_explore_of_nothing(photos):

@@ -59,6 +59,8 @@ def test_the_panel_follows_its_controls(server, tmp_path):
         assert options[0] == "tame of plain resnet-8"
         method.select_option(index=options.index("rise of plain resnet-8"))
         expect(page.locator(".lficam-explorer")).to_contain_text(re.compile("computing rise .*4000 forward passes"))
+        bar = page.locator(".lficam-explorer .progress-bar")
+        expect(bar).not_to_have_attribute("style", re.compile(r"width: 0%"), timeout=PATIENCE)  # meanwhile
         expect(page.locator(".lficam-small")).to_contain_text("rise of", timeout=PATIENCE)
         seen.add(after.inner_text())
 

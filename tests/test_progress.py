@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,8 +81,11 @@ def test_headless(monkeypatch):
 def test_widget_in_a_live_notebook(monkeypatch):
     monkeypatch.setattr("lficam.progress.headless", lambda: False)
     seen = []
+    label = SimpleNamespace(layout=SimpleNamespace())
 
     class Bar:
+        container = SimpleNamespace(children=[label])
+
         def __init__(self, **options):
             seen.append(options)
 
@@ -98,6 +102,7 @@ def test_widget_in_a_live_notebook(monkeypatch):
     with Progress(10, "x", initial=2) as bar:
         bar.update(3, loss=1.0)
     assert seen == [{"total": 10, "desc": "x", "initial": 2}, 3, {"loss": 1.0}, "closed"]
+    assert label.layout.flex == "0 0 auto"
 
 
 def test_words():

@@ -1,6 +1,7 @@
 """Intervals against known values, tables beside published numbers, records."""
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -129,3 +130,13 @@ def test_atomic_keeps_the_earlier_file(tmp_path):
 )
 def test_backbones_are_named_as_in_the_papers(name, title):
     assert backbone_title(name) == title
+
+
+def test_a_notebook_shows_tables_without_row_numbers_and_with_words_to_the_left():
+    table = show(pd.DataFrame({"method": ["tame", "<b>"], "N": [3, 4], "published": [1.5, None]}), {"published": 1})
+    page = table._repr_html_()
+    assert page.count("<tr>") == 3
+    assert not re.search("row_heading|index_name", page)
+    assert "&lt;b&gt;" in page
+    assert re.search(r"#T_\w+ \.col0 \{\s*text-align: left", page)
+    assert not re.search(r"\.col[12] \{\s*text-align: left", page)

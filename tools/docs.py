@@ -30,16 +30,20 @@ def fill(text):
 
 
 def entry(name):
-    """A function or class of lficam as Markdown: signature, docstring and the methods that it documents itself."""
+    """What lficam has under a name, as Markdown: signature, docstring and the methods that a class documents itself."""
     home, _, short = name.rpartition(".")
-    thing = getattr(importlib.import_module(f"lficam.{home}" if home else "lficam"), short)
-    source = Path(inspect.getsourcefile(thing)).name
+    try:
+        thing = getattr(importlib.import_module(f"lficam.{home}" if home else "lficam"), short)
+    except AttributeError:
+        thing = importlib.import_module(f"lficam.{name}")
+    thing = inspect.unwrap(thing)
     lines = [*_described(f"lficam.{name}", thing)]
     for method, value in vars(thing).items() if inspect.isclass(thing) else ():
         value = getattr(value, "fget", None) or getattr(value, "func", value)  # of properties, cached ones too
         if inspect.isfunction(value) and value.__doc__ and value.__name__ == method and method[0] != "_":
             lines += ["", *(f"    {line}".rstrip() for line in _described(f".{method}", value))]
-    return "\n".join([f"### {name}", "", "```text", *lines, "```", "", f"In [lficam/{source}](../lficam/{source}).", ""])
+    source = f"lficam/{Path(inspect.getsourcefile(thing)).name}"
+    return "\n".join([f"### {name}", "", "```text", *lines, "```", "", f"In [{source}](../{source}).", ""])
 
 
 def _described(name, thing):
@@ -50,6 +54,8 @@ def _described(name, thing):
 
 def _arguments(thing):
     """The arguments as the source writes them; of a class those of __init__, or the fields."""
+    if inspect.ismodule(thing):
+        return ""
     node = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
     if isinstance(node, ast.ClassDef):
         node, kind = next((item for item in node.body if getattr(item, "name", "") == "__init__"), None), node

@@ -1,9 +1,10 @@
-"""Make the generated parts of the documentation anew, from docstrings and data/deviations.csv:
+"""Make the generated parts of the documentation anew, from docstrings and from data/*.csv:
 
     python tools/docs.py
 
-A page says itself what it shows, between `<!-- api: NAMES -->` or `<!-- deviations: IDS -->` and `<!-- end -->`: names
-within lficam, as `training.train`, or the beginnings of the ids. Tables of results are filled by `lficam publish`.
+A page says itself what it shows, between `<!-- api: NAMES -->` or `<!-- csv: FILE [BEGINNING ...] -->` and
+`<!-- end -->`: names within lficam, as `training.train`; a file, of which only the rows are shown that begin so.
+Tables of results are filled by `lficam publish`.
 """
 
 import ast
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 def fill(text):
     """A page's text with every generated block made anew."""
-    makers = {"api": lambda names: "\n".join(map(entry, names.split())), "deviations": deviations}
+    makers = {"api": lambda names: "\n".join(map(entry, names.split())), "csv": table}
 
     def block(match):
         return f"<!-- {match[1]}: {match[2]} -->\n{makers[match[1]](match[2])}\n<!-- end -->"
@@ -71,13 +72,13 @@ def _arguments(thing):
     return f"({ast.unparse(arguments)})"
 
 
-def deviations(ids):
-    """The rows of data/deviations.csv whose id begins with one of these, as a Markdown table."""
-    with (ROOT / "data" / "deviations.csv").open(encoding="utf-8", newline="") as file:
+def table(what):
+    """A CSV file of the project as a Markdown table; with beginnings after its name only the rows that begin so."""
+    name, *beginnings = what.split()
+    with (ROOT / name).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    rows = [row for row in rows if row[0].startswith(tuple(ids.split()))]
-    titles = [name.replace("_", " ").replace("paper or", "paper, or") for name in header]
-    lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows if row[0].startswith(tuple(beginnings or [""]))]
+    lines = [[title.replace("_", " ").replace("authors ", "authors' ") for title in header], ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

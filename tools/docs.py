@@ -78,7 +78,11 @@ def table(what):
     with (ROOT / name).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows if row[0].startswith(tuple(beginnings or [""]))]
-    lines = [[title.replace("_", " ").replace("authors ", "authors' ") for title in header], ["---"] * len(header), *rows]
+    lines = [
+        [title.replace("_", " ").replace("authors ", "authors' ") for title in header],
+        ["---"] * len(header),
+        *rows,
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

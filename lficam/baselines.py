@@ -81,8 +81,6 @@ def baseline(classifier, method, layer=None, **options):
     known = list(inspect.signature(kind).parameters)[1:]
     for option in options:
         choose(f"option of {method}", option, dict.fromkeys(known))
-    if not issubclass(kind, Control):
-        if classifier is None:
-            raise InputError(f"{method} explains a classifier: give its name, a checkpoint or an nn.Module.")
-        classifier = classifiers.find(classifier)
-    return kind(classifier, **options)
+    if classifier is None and not issubclass(kind, Control):
+        raise InputError(f"{method} explains a classifier: give its name, a checkpoint or an nn.Module.")
+    return kind(None if classifier is None else classifiers.find(classifier), **options)

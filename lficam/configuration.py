@@ -1,6 +1,7 @@
 """What decides a table of scores, as plain values with a hash: explainers, classifier, images and settings."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -48,12 +49,16 @@ def sha256(config):
 
 
 def describe(explainer):
-    """An explainer as plain values: its card and the hash of its weights, else its class and options."""
+    """An explainer as plain values: its card and the hash of its weights, else its class, or name, and its options."""
     if isinstance(explainer, nn.Module):
         card = {"card": explainer.card} if hasattr(explainer, "card") else {}
         return card | {"kind": type(explainer).__qualname__, "weights": _state(explainer)}
+    if isinstance(explainer, functools.partial):
+        given = {"args": explainer.args} | explainer.keywords
+        return describe(explainer.func) | {name: _plain(value) for name, value in given.items()}
     options = {name: value for name, value in vars(explainer).items() if name not in ("classifier", "counted")}
-    return {"kind": type(explainer).__qualname__} | {name: _plain(value) for name, value in options.items()}
+    kind = getattr(explainer, "__qualname__", type(explainer).__qualname__)  # of a function its own name
+    return {"kind": kind} | {name: _plain(value) for name, value in options.items()}
 
 
 def _plain(value):

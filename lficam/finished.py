@@ -118,16 +118,21 @@ def publish(profile="desk"):
         published.append(target / folder.name)
     if not published:
         raise InputError(f"Nothing to publish in {source}: run `lficam run --profile {profile}` first.")
-    readme = workspace.root() / "README.md"
-    if readme.is_file():
-        text = readme_tables(readme.read_text(encoding="utf-8"), workspace.root() / "figures")
-        with workspace.atomic(readme, "w") as file:
+    for page in pages():
+        text = page_tables(page.read_text(encoding="utf-8"), workspace.root() / "figures")
+        with workspace.atomic(page, "w") as file:
             file.write(text)
     return published
 
 
-def readme_tables(text, figures):
-    """README text with every block `<!-- PROFILE:NOTEBOOK/TABLE.csv -->` ... `<!-- end -->` made anew from `figures`.
+def pages():
+    """The pages that may show published tables: README.md and docs/*.md of the project."""
+    home = workspace.root()
+    return [path for path in (home / "README.md", *sorted((home / "docs").glob("*.md"))) if path.is_file()]
+
+
+def page_tables(text, figures):
+    """A page's text with every block `<!-- PROFILE:NOTEBOOK/TABLE.csv -->` ... `<!-- end -->` made anew from `figures`.
 
     Of a table with a column "reproduced", only the rows that were are shown.
 
@@ -142,7 +147,7 @@ def readme_tables(text, figures):
                 header, *rows = csv.reader(file)
         except OSError:
             raise InputError(
-                f"README.md shows {match[1]}/{match[2]}, which is not published: run that notebook."
+                f"A page shows {match[1]}/{match[2]}, which is not published: run that notebook."
             ) from None
         if "reproduced" in header:
             rows = [row for row in rows if row[header.index("reproduced")]]

@@ -1,5 +1,7 @@
 """What all figures share. Colours are Okabe and Ito's, for the colour-blind too; maps are in magma."""
 
+import functools
+
 import matplotlib
 from matplotlib import pyplot as plt
 
@@ -60,13 +62,13 @@ STYLE = {
 def styled(draw):
     """Draw in the project's style and leave matplotlib's settings as they were."""
 
+    @functools.wraps(draw)
     def wrapper(*args, **options):
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **options)
         plt.close(figure)  # shown by being returned, not twice by the notebook's inline backend
         return figure
 
-    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
     return wrapper
 
 

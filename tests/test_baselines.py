@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam import classifiers, features
+from lficam import classifiers, data, features, scoring
 from lficam.baselines import METHODS
 from lficam.errors import InputError
 from lficam.maps import finish, minmax, upsample
@@ -586,3 +586,11 @@ def test_the_centre_looks_at_no_pixel():
     assert torch.equal(maps[0], maps[1])
     torch.testing.assert_close(maps, maps.flip(1, 2))
     assert (explainer.forward_passes, explainer.counted) == (0, 0)
+
+
+def test_controls_of_a_module_stand_beside_other_methods():
+    """The same module for all of them, which each freezes for itself."""
+    network = lficam.create("plain", "resnet-8", 10)
+    explainers = {name: lficam.baseline(network, name) for name in ("centre", "grad-cam")}
+    table = scoring.score(explainers, data.load("photo-digits", "test", count=2))
+    assert list(table.explainer.unique()) == ["centre", "grad-cam"]

@@ -1,6 +1,7 @@
 """Files of scores: killed, cut, full, locked, sharded, with images that cannot be read; and the command line."""
 
 import errno
+import functools
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
@@ -19,6 +21,7 @@ import lficam
 from lficam import checkpoints, data, scoring
 from lficam.classifiers import freeze
 from lficam.cli import main
+from lficam.configuration import describe
 from lficam.errors import InputError
 
 ALL = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
@@ -464,3 +467,25 @@ def test_command_line_wrong(tmp_path, capsys, arguments, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["score", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def blurred(pixels, target=None, blur=1):  # noqa: ARG001 - the common interface
+    return F.avg_pool2d(pixels.mean(1), blur)
+
+
+def darkness(pixels, target=None):  # noqa: ARG001
+    return 1 - pixels.mean(1)
+
+
+def test_functions_are_told_apart(tmp_path):
+    """By their names and, if partial, by their arguments: else a table would be found that another one made."""
+    explainers, images = made()
+    path, grey = tmp_path / "a.csv", next(iter(explainers.values()))
+    scoring.score({"grey": grey, "mine": darkness}, images, path)
+    scoring.score({"grey": grey, "mine": darkness}, images, path)
+    for other in (blurred, functools.partial(blurred, blur=2)):
+        with pytest.raises(InputError, match="holds the scores of other settings"):
+            scoring.score({"grey": grey, "mine": other}, images, path)
+    descriptions = [describe(functools.partial(blurred, blur=blur)) for blur in (1, 2)]
+    assert descriptions[0] != descriptions[1]
+    assert describe(blurred)["kind"] == "blurred"

@@ -14,9 +14,12 @@ def main(argv=None):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
     arguments = parser().parse_args(argv)
-    rank = int(os.environ.get("RANK", "0"))  # of the processes that a launcher started
     try:
-        return alone(arguments).call(arguments) or 0
+        if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
+            from .errors import InputError
+
+            raise InputError("Only `lficam train` works in a launcher's processes (see also `lficam score --shard`).")
+        return arguments.call(arguments) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -25,21 +28,10 @@ def main(argv=None):
 
         if not isinstance(error, (InputError, RunError)):
             raise
-        time.sleep(2 if rank else 0)  # what all processes say is said once: the launcher ends the others first
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # what all processes of a launcher say is said once: it ends the others first
         print(f"lficam: {error}", file=sys.stderr)
         return getattr(error, "code", 2)
-
-
-def alone(arguments):
-    """The arguments, unless a launcher started several processes of a command that cannot share its work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments.call is not train_model:
-        from .errors import InputError
-
-        raise InputError(
-            "Only `lficam train` shares its work among the processes of a launcher: start this command without it "
-            "(`lficam score --shard 1/4` splits an evaluation)."
-        )
-    return arguments
 
 
 def parser():
@@ -56,9 +48,6 @@ def parser():
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, in YAML")
     command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: a day)")
     command.add_argument("--list", action="store_true", help="print profiles and notebooks")
-
-    command = _command(commands, publish_results, "publish", "copy finished results to figures/, to be committed")
-    command.add_argument("--profile", default="desk", help="which results (default: desk)")
 
     command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")
     for name in ("base", "target"):
@@ -175,14 +164,6 @@ def _values(flag, texts):
     return values
 
 
-def publish_results(arguments):
-    """`lficam publish`."""
-    from .finished import publish
-
-    for folder in publish(arguments.profile):
-        print(folder)
-
-
 def compare_maps(arguments):
     """`lficam iou`."""
     from .iou import compare
@@ -190,8 +171,8 @@ def compare_maps(arguments):
 
     options = {name: getattr(arguments, name) for name in ("protocol", "threshold", "size", "align")}
     scores = compare(arguments.base, arguments.target, **options)
-    for title, values in (("IoU", scores["iou"]), ("Dice", scores["dice"])):
-        mean, low, high, n = average(values).values()
+    for title in ("IoU", "Dice"):
+        mean, low, high, n = average(scores[title.lower()]).values()
         print(
             f"{title:<5} {mean:.4f}  95 % interval {low:.4f} to {high:.4f}  N = {n}"
             f"  ({arguments.protocol} protocol, threshold {arguments.threshold:g})"

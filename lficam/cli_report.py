@@ -1,12 +1,15 @@
-"""`lficam report`. Nothing heavy is imported before it is needed."""
+"""`lficam report` and `publish`. Nothing heavy is imported before it is needed."""
 
 
 def add_commands(commands, command):
-    """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
+    """Their paragraphs of the command line; `command` makes one, as the others of cli.py."""
     one = command(commands, report, "report", "write the page of the results: one file that opens anywhere")
     one.add_argument("--profile", default="desk", help="which results (default: desk)")
     one.add_argument("--published", action="store_true", help="those of figures/, which come with the project")
     one.add_argument("--open", action="store_true", help="show it in the browser")
+
+    one = command(commands, publish_results, "publish", "copy finished results to figures/, to be committed")
+    one.add_argument("--profile", default="desk", help="which results (default: desk)")
 
 
 def report(arguments):
@@ -30,3 +33,11 @@ def report(arguments):
     if arguments.open and not webbrowser.open(path.as_uri()):
         raise InputError(f"No browser to open {path} with: open it yourself.")
     return 0
+
+
+def publish_results(arguments):
+    """`lficam publish`."""
+    from .finished import publish
+
+    for folder in publish(arguments.profile):
+        print(folder)

@@ -90,11 +90,11 @@ def fit(
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)
-    full, steps = len(images) // recipe.batch_size, -(-len(images) // recipe.batch_size)
     if world().size > 1:
         pace = Together(model, sync_batch_norm)
     else:
-        pace = Pace(model, recipe, compile, full, (recipe.epochs - len(history)) * steps)
+        steps = -(-len(images) // recipe.batch_size) * (recipe.epochs - len(history))
+        pace = Pace(model, recipe, compile, len(images) // recipe.batch_size, steps)
     board = open_board(folder, len(history)) if tensorboard and world().rank == 0 else None
     with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
         for epoch in range(len(history), recipe.epochs):
@@ -106,14 +106,18 @@ def fit(
             history.append(row)
             if world().rank == 0:
                 checkpoints.keep(model, optimizer, history, folder, settings)
-            if board:
-                for name in row.keys() - {"epoch"}:
-                    board.add_scalar(name, row[name], epoch + 1)
+            write_scalars(board, row)
             say(epoch_line(label, row, recipe.epochs))
     if board:
         board.close()
     world().wait()  # until all files are written
     return history
+
+
+def write_scalars(board, row):
+    """An epoch's row for TensorBoard, where there is a board."""
+    for name in row.keys() - {"epoch"} if board else ():
+        board.add_scalar(name, row[name], row["epoch"])
 
 
 def check_finite(label, row):

@@ -122,7 +122,7 @@ def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["score", "--checkpoint", "a.pt", "--dataset", "cifar10", "--out", "s.csv"]) == 2
-    assert "Only `lficam train` shares its work" in capsys.readouterr().err
+    assert "Only `lficam train` works in a launcher's processes" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("home")

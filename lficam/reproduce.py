@@ -21,7 +21,7 @@ from .parameters import short
 from .progress import duration, say
 from .report import write_index
 from .run import RunError
-from .steps import POLL
+from .steps import POLL, open_log
 
 PATIENCE = 30  # seconds for steps to end after an interruption
 ELSEWHERE = ("--executor", "-e", "--workflow-profile", "--profile")  # Snakemake's, for clusters
@@ -156,13 +156,12 @@ def _run(command, home, token, watch, local):
     if local:
         environment |= {"LFICAM_RUN": token, "LFICAM_GPUS": ",".join(gpu_names())}
     log, asked = home.parent / "logs" / "snakemake.log", []
-    log.parent.mkdir(exist_ok=True)
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, lambda *_: asked.append(time.monotonic()))
     try:
-        with log.open("w") as file:
+        with open_log(log) as file:
             options = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "env": environment}
             process = subprocess.Popen(command, preexec_fn=_die_with_us, **options)
             while process.poll() is None:

@@ -7,7 +7,7 @@ import pandas as pd
 from . import workspace
 from .configuration import differences
 from .errors import InputError
-from .streaming import leave_record, locked, read, record_of
+from .streaming import file_hash, leave_record, locked, read, record_of
 
 
 def merge(paths, path):
@@ -23,6 +23,12 @@ def merge(paths, path):
         records[name] = record = record_of(name)
         if record is None:
             raise InputError(f"{name}: no finished table of scores with its record, {name}.json.")
+        try:
+            same = file_hash(name) == record["file"]
+        except OSError as error:
+            raise InputError(f"Cannot read {name} ({error.strerror}): score this shard again.") from error
+        if not same:
+            raise InputError(f"{name} was changed since its scores were written: score this shard again.")
     config = _common(records)
     with locked(path):
         if Path(path).exists() and (record_of(path) or {}).get("configuration") != config:
@@ -67,6 +73,4 @@ def _placed(path, config, positions, lost):
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     places = [at for at in positions if at not in lost]
     order = {name: i for i, name in enumerate(config["order"])}
-    if len(table) != len(places) * len(order):
-        raise InputError(f"{path} was changed: {len(table)} rows for {len(places)} images. Score this shard again.")
     return table.assign(order=table["explainer"].map(order), place=places * len(order))

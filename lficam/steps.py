@@ -31,7 +31,7 @@ def supervise(path, name, attempt=1):
         return 2  # wrong input does not get better by trying again
     if not lifeline(home):
         return STOPPED
-    with _gpu() as environment, _open(log, attempt) as file:
+    with _gpu() as environment, open_log(log, attempt) as file:
         event(home, name, "started", attempt=attempt)
         started = time.monotonic()
         command = [sys.executable, "-m", "lficam.cli", "step", str(path), name, "--inside"]
@@ -98,7 +98,8 @@ def cause(code, log):
     return lines[-1].removeprefix("lficam: ") if lines else f"it ended with status {code} and without a word"
 
 
-def _open(log, attempt):
+def open_log(log, attempt=1):
+    """The log, to be written; a further attempt goes below the first. Raises `InputError` where the disk refuses."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         return log.open("w" if attempt == 1 else "a", encoding="utf-8")

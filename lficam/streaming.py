@@ -208,7 +208,7 @@ def finished(path, config):
     if not path.exists():
         return None
     same = record is not None and record["configuration"] == config
-    if same and record["file"] == _hash(path):
+    if same and record["file"] == file_hash(path):
         return read(path)
     if _beside(path, "part").exists():
         return None
@@ -253,7 +253,7 @@ def leave_record(path, config, failed, **more):
             file.write(_text(pd.DataFrame([entry[1:] for entry in failed], columns=["image", "reason"])))
     else:
         note.unlink(missing_ok=True)
-    record = {"configuration": config, "sha256": sha256(config), "file": _hash(path), "failed": failed}
+    record = {"configuration": config, "sha256": sha256(config), "file": file_hash(path), "failed": failed}
     with workspace.atomic(_beside(path, "json"), "w") as file:
         json.dump(record | more | {"lficam": __version__} | results.provenance(), file, indent=1, ensure_ascii=False)
 
@@ -268,7 +268,8 @@ def _beside(path, ending):
     return Path(f"{path}.{ending}")
 
 
-def _hash(path):
+def file_hash(path):
+    """SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -368,6 +368,13 @@ def test_shards_merge(tmp_path, whole):
         scoring.merge([*paths, copy], tmp_path / "b.csv")
     with pytest.raises(InputError, match="no finished table"):
         scoring.merge([tmp_path / "none.csv"], tmp_path / "b.csv")
+    for damage in (b"\xff\xfe\x00", paths[1].read_bytes()[:-20], paths[1].read_bytes().replace(b"0.", b"1.")):
+        copy.write_bytes(damage)
+        with pytest.raises(InputError, match=r"copy.csv was changed since .* score this shard again"):
+            scoring.merge([paths[0], copy, paths[2]], tmp_path / "b.csv")
+    copy.unlink()
+    with pytest.raises(InputError, match=r"Cannot read \S+copy.csv \(No such file"):
+        scoring.merge([paths[0], copy, paths[2]], tmp_path / "b.csv")
     scoring.score(*made(), paths[1], batch_size=5, shard=(1, 3), fresh=True)
     with pytest.raises(InputError, match="not shards of one table: batch_size 4, now 5"):
         scoring.merge(paths, tmp_path / "b.csv")

@@ -8,7 +8,7 @@ from benchmarks import timing
 from lficam.errors import InputError
 from lficam.workspace import atomic
 
-NAMES = ("attention", "baselines", "mechanism", "evaluation", "fast_path")
+NAMES = ("attention", "baselines", "mechanism", "evaluation", "fast_path", "loader")
 FOLDER = Path(__file__).parent
 
 

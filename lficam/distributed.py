@@ -140,8 +140,8 @@ def joined(device):
             raise InputError(f"More processes were started than there are GPUs: start {there} on this machine.")
         torch.cuda.set_device(device)
     try:
-        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"Process {rank} of {size} does not find the others ({str(error).splitlines()[0][:120]}): "
@@ -157,8 +157,7 @@ def joined(device):
     before = signal.signal(signal.SIGTERM, stop)  # a launcher's, to those that are left
     _current = World(rank, size)
     try:
-        yield _current
-        dist.destroy_process_group()  # with lost processes it would wait for them
+        yield _current  # the group stays for a next training
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL")):

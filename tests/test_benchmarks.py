@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import checks, fast_path, gpu, record, timing
+from benchmarks import checks, fast_path, gpu, loader, plan, record, timing
 from lficam import data, resident
 from lficam.errors import InputError
 from lficam.recipes import authors_recipe
@@ -93,6 +94,20 @@ def test_quick_runs_and_keeps_nothing(monkeypatch, capsys):
     assert benchmarks.main(["--quick", "--only", "attention", "evaluation"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "resnet" in line]
     assert len(lines) == 4
+
+
+def test_loader_reads_photographs_of_its_own(tmp_path, capsys):
+    assert benchmarks.main(["--quick", "--only", "loader"]) == 0
+    assert capsys.readouterr().out.count("kB a file") == 2
+    loader.make_photos(tmp_path, 3)
+    images = data.load("folder", "train", root=tmp_path)
+    assert (len(images), len(images.classes)) == (3, 2)
+    assert all(Image.open(path).size == (500, 375) for path in tmp_path.rglob("*.jpg"))
+
+
+def test_hours_by_hand():
+    """10 epochs of ImageNet at 1 TFLOP an image by two GPUs of 50 TFLOP/s: a hundredth of a second an image."""
+    assert plan.hours(1e12, 10, 50, 2) == pytest.approx(10 * 1_281_167 / 100 / 3600)
 
 
 def test_arithmetic_by_hand():

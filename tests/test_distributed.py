@@ -109,9 +109,10 @@ def test_a_killed_process_is_told_and_the_training_continues(home):
 
 
 def test_accelerate_launches_the_command_line(home):
-    launcher = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     launcher = [*launcher.split(), "--dynamo_backend", "no", "--main_process_port", "0"]
-    text = "import sys\nfrom lficam.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    text = "import os, sys\nfrom lficam.cli import main\nassert os.environ['WORLD_SIZE'] == '2'\n"
+    text += "sys.exit(main(sys.argv[1:]))\n"
     options = "train --method plain --backbone resnet-8 --count 60 --epochs 1 --milestones --lr 0.01"
     output = finish(launch(home, text, *options.split(), launcher=launcher))
     assert output.count("best validation accuracy") == 1

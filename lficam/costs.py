@@ -245,12 +245,15 @@ def text(found):
 def _details(row):
     parts = []
     if row.get("operations"):
-        parts += [f"{row['operations'] / 1e12:.3g} TFLOP", f"{row['memory'] / 2**30:.2g} GiB"]
+        parts += [_flop(row["operations"]), f"{row['memory'] / 2**30:.2g} GiB of memory"]
     if row.get("seconds"):
         parts.append(f"{duration(row['seconds'])} ({row['basis']})")
-    elif "basis" in row:
-        parts.append("time unknown")
     return f": {', '.join(parts)}" if parts else ""
+
+
+def _flop(operations):
+    size, unit = (1e15, "PFLOP") if operations >= 1e15 else (1e12, "TFLOP")
+    return f"{operations / size:.3g} {unit}" if operations < 1e18 else f"{operations / size:,.0f} {unit}"
 
 
 def _totals(rows):
@@ -261,7 +264,7 @@ def _totals(rows):
     total = sum(row["operations"] for row in known)
     disk = sum(row["disk"] for row in known)
     left_out = f" ({len(train) - len(known)} of unknown data not counted)" * (len(known) < len(train))
-    line = f"{len(train)} trainings to do: {total / 1e15:.3g} PFLOP, {disk / 2**30:.2g} GiB of checkpoints{left_out}"
+    line = f"{len(train)} trainings to do: {_flop(total)}, {disk / 2**30:.2g} GiB of checkpoints{left_out}"
     if not any(row["seconds"] for row in known):
         return [line, "Time is unknown without what your processor does: --tflops X."]
     return [f"{line}, {duration(sum(row['seconds'] or 0 for row in known))} one after the other (estimate)"]

@@ -146,7 +146,7 @@ class Shown(pd.DataFrame):
     """Text for reading: a notebook shows it without row numbers, words to the left, nothing broken over lines."""
 
     def _repr_html_(self):
-        words = [column for column in self if self[column].str.contains("^[^\\W\\d_]").any()]
+        words = [column for column in self if self[column].astype(str).str.contains("^[^\\W\\d_]").any()]
         left, whole = [{"selector": "", "props": "text-align: left"}], "white-space: nowrap"
         name = f"{zlib.crc32(self.to_csv().encode()):08x}"  # two tables of a page have two, one of two runs the same
         shown = self.style.hide(axis="index").format(escape="html").set_uuid(name)

@@ -132,6 +132,11 @@ def test_backbones_are_named_as_in_the_papers(name, title):
     assert backbone_title(name) == title
 
 
+def test_a_table_without_rows_is_shown():
+    page = show(pd.DataFrame([], columns=["method", "low"]), {"low": 1})._repr_html_()
+    assert "method" in page
+
+
 def test_a_notebook_shows_tables_without_row_numbers_and_with_words_to_the_left():
     table = show(pd.DataFrame({"method": ["tame", "<b>"], "N": [3, 4], "published": [1.5, None]}), {"published": 1})
     page = table._repr_html_()

@@ -28,10 +28,11 @@ def main(argv=None):
 
         if not isinstance(error, (InputError, RunError)):
             raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # what all processes of a launcher say is said once: it ends the others first
+        code = getattr(error, "code", 2)
+        if code == 2 and os.environ.get("RANK", "0") != "0":
+            time.sleep(20)  # what all processes of a launcher say is said once: it ends this one when the first ended
         print(f"lficam: {error}", file=sys.stderr)
-        return getattr(error, "code", 2)
+        return code
 
 
 def parser():

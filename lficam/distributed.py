@@ -163,9 +163,9 @@ def joined(device):
         if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
             raise LostError(lost) from error
         raise
-    else:
-        signal.signal(signal.SIGTERM, before)
     finally:
+        if signal.getsignal(signal.SIGTERM) is stop:  # nobody is lost: whoever is ended now has nothing to add
+            signal.signal(signal.SIGTERM, before)
         _current = ALONE
 
 

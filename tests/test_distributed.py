@@ -118,6 +118,22 @@ def test_accelerate_launches_the_command_line(home):
     assert output.count("best validation accuracy") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [("--lr 1e30 --epochs 3", "diverged in epoch 2"), ("--lr -1", "lr: expected a number above 0, got -1.0.")],
+    ids=["divergence", "settings"],
+)
+def test_what_all_processes_say_is_said_once(options, sentence, home):
+    """However slowly the first process ends, and with no traceback or advice of the processes that it ends."""
+    text = "import atexit, os, sys, time\nfrom lficam.cli import main\n"
+    text += "if os.environ['RANK'] == '0':\n    atexit.register(time.sleep, 4)\nsys.exit(main(sys.argv[1:]))\n"
+    arguments = f"train --method plain --backbone resnet-8 --count 60 {options}".split()
+    output = finish(launch(home, text, *arguments), code=1)
+    assert output.count(sentence) == 1, output
+    assert "start the same command again" not in output
+    assert "During handling of the above exception" not in output
+
+
 def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
     from lficam.cli import main
 

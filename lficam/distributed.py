@@ -78,6 +78,25 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, self.sizes, strict=True)]), sum(self.sizes[: self.rank])
 
+    def agree(self, value, text):
+        """Raise `InputError` with the text where the processes do not all have the same value."""
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
+            if any(other != value for other in values):
+                raise InputError(text)
+
+    def spread(self, call, images, at_once):
+        """`call(images)`, integers (N,) on the CPU, each process doing its part of the images, cut between batches."""
+        if self.size == 1:
+            return call(images)
+        cuts = torch.arange(len(images)).split(at_once)
+        mine = cuts[len(cuts) * self.rank // self.size : len(cuts) * (self.rank + 1) // self.size]
+        found = [call(images.subset(torch.cat(mine)))] if mine else []
+        parts = [None] * self.size
+        dist.all_gather_object(parts, found)
+        return torch.cat([part for some in parts for part in some])
+
     def wait(self):
         """Return when all processes have come here."""
         if self.size > 1:

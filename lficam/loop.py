@@ -90,11 +90,7 @@ def fit(
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)
-    if world().size > 1:
-        pace = Together(model, sync_batch_norm)
-    else:
-        steps = -(-len(images) // recipe.batch_size) * (recipe.epochs - len(history))
-        pace = Pace(model, recipe, compile, len(images) // recipe.batch_size, steps)
+    pace = pace_of(model, images, recipe, len(history), compile, sync_batch_norm)
     board = open_board(folder, len(history)) if tensorboard and world().rank == 0 else None
     with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
         for epoch in range(len(history), recipe.epochs):
@@ -112,6 +108,14 @@ def fit(
         board.close()
     world().wait()  # until all files are written
     return history
+
+
+def pace_of(model, images, recipe, done, compile, sync_batch_norm):
+    """How the steps of the epochs that are left are taken: averaged over processes, or maybe compiled."""
+    if world().size > 1:
+        return Together(model, sync_batch_norm)
+    steps = -(-len(images) // recipe.batch_size) * (recipe.epochs - done)
+    return Pace(model, recipe, compile, len(images) // recipe.batch_size, steps)
 
 
 def write_scalars(board, row):

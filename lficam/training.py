@@ -9,6 +9,7 @@ maps = train(job).model(pixels)       # an explainer; its classifier is trained 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -137,6 +138,8 @@ def _train(job, device, fresh, workers=0, **options):
     seed_everything(job.recipe.seed, job.recipe.deterministic)
     model = job.model(images)
     folder = run_folder(job, images, model)
+    shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
+    world().agree((folder.name, len(read_history(folder))), f"{shared}{workspace.root() / 'runs'} and the data.")
     if fresh and world().rank == 0:
         for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
             path.unlink(missing_ok=True)
@@ -183,7 +186,8 @@ def relabelled(model, images, workers=0):
         return images
     if model.settings.labels == "batch":
         return images
-    return dataclasses.replace(images, labels=predicted_labels(model.classifier, images, workers=workers))
+    predict = functools.partial(predicted_labels, model.classifier, workers=workers)
+    return dataclasses.replace(images, labels=world().spread(predict, images, 64))
 
 
 def run_folder(job, images, model=None):

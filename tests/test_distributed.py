@@ -173,3 +173,14 @@ def test_one_process_alone_changes_nothing():
     assert distributed.ALONE.gather(labels) == (labels, 0)
     assert distributed.ALONE.images(2) == 2
     assert loop.best_device().index is None
+
+
+def test_processes_have_to_see_the_same_checkpoints(home):
+    text = "import os\nos.environ['LFICAM_HOME'] += '/' + os.environ['RANK']\n"
+    text += "import pathlib, shutil\nhere = pathlib.Path(os.environ['LFICAM_HOME'])\n"
+    text += (
+        "if os.environ['RANK'] == '1':\n    shutil.copytree(here.parent / 'runs', here / 'runs', dirs_exist_ok=True)\n"
+    )
+    train(CLASSIFIER)
+    output = finish(launch(home, text + script(CLASSIFIER)), code=1)
+    assert "the processes see different images, classifiers or checkpoints" in output

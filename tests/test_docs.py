@@ -51,6 +51,9 @@ LINKED = [
 NOT_RUN = {
     r"^make ": "minutes to hours; here a dry run, and CI runs `make test`",
     r"^lficam run \w": "a kernel for minutes; tests/test_notebooks.py runs every notebook with the profile smoke",
+    r"^lficam reproduce (?!.*--dry-run)": "minutes to days; tests/test_reproduce.py runs graphs of its own",
+    r"^lficam explore": "a page until Ctrl+C; tests/test_explorer.py and test_explorer_page.py open it",
+    r"^lficam plan --profile (cifar|paper)": "a minute; tests/test_plan.py reads every profile",
     r"imagenet|cifar10|stl10|catdog": "that data set is not in the repository",
     r"0123456789": "stands for a training of the reader",
     r"^lficam convert ": "the authors' files are not in the repository; tests/test_convert.py has their like",

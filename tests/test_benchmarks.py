@@ -102,7 +102,9 @@ def test_loader_reads_photographs_of_its_own(tmp_path, capsys):
     loader.make_photos(tmp_path, 3)
     images = data.load("folder", "train", root=tmp_path)
     assert (len(images), len(images.classes)) == (3, 2)
-    assert all(Image.open(path).size == (500, 375) for path in tmp_path.rglob("*.jpg"))
+    for path in tmp_path.rglob("*.jpg"):
+        with Image.open(path) as image:
+            assert image.size == (500, 375)
 
 
 def test_hours_by_hand():

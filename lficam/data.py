@@ -241,7 +241,8 @@ def _fetch(name, part, root, download):
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # the pickles are older than this numpy
             data = kind(root, download=download, **which)
     except (RuntimeError, OSError) as error:
-        todo = f"give download=True, or root=, the folder that holds {kind.base_folder}"
+        once = f"from lficam import data; data.load('{name}', 'train', download=True)"
+        todo = f'get it by `python -c "{once}"`, or give --data-root (data_root, root), what holds {kind.base_folder}'
         if download:
             todo = f"the download failed ({error}); check network and disk, or copy {kind.base_folder} there"
         raise InputError(f"{name} is not, or not whole, in {root}: {todo}.") from error
@@ -252,7 +253,7 @@ def _fetch(name, part, root, download):
 
 def _folder(asked):
     if asked.root is None and asked.name == "folder":
-        raise InputError("folder: give root=, the folder that holds the images.")
+        raise InputError("folder: give --data-root (data_root, root), the folder that holds the images.")
     root = Path(asked.root or workspace.root() / "data" / "cache" / asked.name).expanduser()
     if asked.list_file is None:
         found = folders.find(root, asked.split, asked.name)

@@ -29,13 +29,18 @@ def find(root, split, name):
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{name}: there is no folder {root}: create it with the images, or give another root=.")
+        raise InputError(
+            f"{name}: there is no folder {root}: create it with the images, or give another one, "
+            "--data-root (data_root, root)."
+        )
     found = {s: next((root / n for n in names if (root / n).is_dir()), None) for s, names in _NAMES.items()}
     if name == "imagenet":
         found["test"] = found["validation"]  # the test folder of ImageNet has no labels
     if not any(found.values()):
         if name == "imagenet":
-            raise InputError(f"imagenet: {root} holds neither train nor val: give root=, the folder that holds them.")
+            raise InputError(
+                f"imagenet: {root} holds neither train nor val: give the folder that does, --data-root (data_root, root)."
+            )
         return _cut(_gather(root, root), split)
     held = {f for s, f in found.items() if s != "train" and f}
     folder = found[split] or (next(iter(held), None) if split != "train" else None)
@@ -56,7 +61,7 @@ def listed(root, list_file, num_classes=None):
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{list_file}: there is no folder {root} with its images: give root=.")
+        raise InputError(f"{list_file}: there is no folder {root} with its images: give --data-root (data_root, root).")
     try:
         lines = Path(list_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -476,7 +476,7 @@ def test_missing_list(tmp_path):
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"list_file": "x"}, "photo-digits takes no list_file"),
         ({"num_classes": 3}, "num_classes goes with list_file only"),
-        ({"name": "folder"}, "folder: give root="),
+        ({"name": "folder"}, "folder: give --data-root"),
         ({"name": "folder", "root": "/nowhere"}, "folder: there is no folder /nowhere"),
     ],
 )

@@ -39,7 +39,8 @@ def find(root, split, name):
     if not any(found.values()):
         if name == "imagenet":
             raise InputError(
-                f"imagenet: {root} holds neither train nor val: give the folder that does, --data-root (data_root, root)."
+                f"imagenet: {root} holds neither train nor val: give the folder that does, "
+                "--data-root (data_root, root)."
             )
         return _cut(_gather(root, root), split)
     held = {f for s, f in found.items() if s != "train" and f}

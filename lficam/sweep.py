@@ -13,7 +13,7 @@ import torch
 
 from .classifiers import find
 from .errors import InputError
-from .progress import duration, say
+from .progress import Progress, duration, say
 from .training import Job, best_device, finished_folder, train
 
 
@@ -77,8 +77,10 @@ def _title(name):
 def _run(jobs, parallel, options):
     """Train the jobs in worker processes, a line each. Returns {name: reason} of those that failed."""
     failures, started = {}, time.perf_counter()
+    if not jobs:
+        return failures
     workers = Workers(min(parallel, len(jobs)))
-    with ThreadPoolExecutor(max(1, workers.count)) as lanes:
+    with ThreadPoolExecutor(workers.count) as lanes, Progress(len(jobs), "trainings") as progress:
         try:
             futures = {lanes.submit(workers.call, _title(name), job, options): name for name, job in jobs.items()}
             for done, future in enumerate(as_completed(futures), start=1):
@@ -89,6 +91,7 @@ def _run(jobs, parallel, options):
                     failures[name] = str(error)
                     best = "failed"
                 say(f"{done}/{len(jobs)} {_title(name)}: {best}, {duration(time.perf_counter() - started)} so far")
+                progress.update()
         except BaseException:
             lanes.shutdown(wait=False, cancel_futures=True)
             workers.stop()

@@ -19,14 +19,13 @@ def batches(images, **options):
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("drop_last", [True, False])
-def test_same_bits_as_from_main_memory(mirror, augment, shuffle, drop_last):
-    images = random_images(40, size=9, pad=2, mirror=mirror).subset([*range(30, 3, -1), 35])
+def test_same_bits_as_from_main_memory(mirror, augment, shuffle):
+    images = random_images(40, size=9, pad=2, mirror=mirror).subset([*range(30, 4, -1), 35])
     there = resident.place(images, "cpu")
     assert isinstance(there.source, resident.Resident)
-    options = {"augment": augment, "shuffle": shuffle, "drop_last": drop_last}
+    options = {"augment": augment, "shuffle": shuffle}
     expected, found = batches(images, **options), batches(there, **options)
-    assert len(expected) == 4
+    assert [len(labels) for _, labels, _ in expected] == [7, 7, 7, 6]
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -111,9 +111,9 @@ def test_a_classifier_is_trained_once_before_its_explainers(home, capsys):
     runs = train_all(jobs, parallel=2)
     folders = sorted(path.name.rpartition("-")[0] for path in (home / "runs" / "photo-digits").iterdir())
     assert folders == ["l-cam-img-plain-resnet-8", "plain-resnet-8", "tame-plain-resnet-8"]
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
+    assert [line.split()[0] for line in lines] == ["1/1", "1/2", "2/2"]
     assert lines[0].startswith("1/1 plain resnet-8 on photo-digits 1: validation ")
-    assert len(lines) == 3
     assert runs["tame"].model.classifier.digest == runs["l-cam-img"].model.classifier.digest
     bad = {"bad": Job("tame", job(1, backbone="resnet-9"), recipe=recipe)}
     with pytest.raises(InputError, match="2 of 2 trainings failed; the first: plain resnet-9 on photo-digits 1: "):

@@ -79,7 +79,9 @@ def test_what_fails_stops_only_what_needs_it(home, capsys):
 
 def start(home):
     command = [sys.executable, "-m", "lficam.cli", "reproduce", "--profile", "smoke", "--cores", "1"]
-    return subprocess.Popen(command, env=os.environ | {"LFICAM_HOME": str(home)}, stdout=subprocess.PIPE, text=True)
+    pipes = {"env": os.environ | {"LFICAM_HOME": str(home)}, "stdout": subprocess.PIPE, "text": True}
+    # The tests themselves may run in the background, where a shell has SIGINT ignored.
+    return subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def events(home):
@@ -110,7 +112,10 @@ def test_cut_and_started_again_it_continues(home, number, capsys):
     wait_for(lambda: sum(e["event"] == "started" for e in events(home)) == 2)
     time.sleep(2)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     step = events(home)[-1] if number == signal.SIGINT else [e for e in events(home) if e["event"] == "started"][-1]
     wait_for(lambda: not alive(step["pid"]), 30)

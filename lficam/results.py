@@ -212,8 +212,10 @@ def _plain(value):
 
 def provenance():
     """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
+    script = Path(sys.argv[0])
+    started = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     return {
-        "command": os.environ.get("LFICAM_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": os.environ.get("LFICAM_COMMAND") or " ".join([started, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version()}

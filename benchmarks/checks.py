@@ -23,10 +23,9 @@ import torch
 import lficam
 from benchmarks import timing
 from benchmarks.waits import Waits, refused
-from lficam import checkpoints, data, loop, resident, speed
+from lficam import checkpoints, data, loop, own, resident, speed
 from lficam.losses import classification_loss
 from lficam.recipes import Recipe
-from lficam.sources import Memory
 from tests.golden_fill import fill_
 from tests.networks import TinyNet, golden_images, golden_outputs
 
@@ -131,19 +130,8 @@ def random_images(count, size=32, pad=4, mirror=True, classes=10):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.randint(classes, (count,), generator=generator)
-    known = data.Images(
-        "noise",
-        "train",
-        tuple(map(str, range(classes))),
-        labels,
-        tuple(map(str, range(count))),
-        size,
-        (0.5,) * 3,
-        (0.25,) * 3,
-        source=Memory(pixels, pad, mirror),
-        rows=torch.arange(count),
-    )
-    return known
+    options = {"name": "noise", "mean": (0.5,) * 3, "std": (0.25,) * 3, "pad": pad, "mirror": mirror}
+    return own.images(pixels, labels, tuple(map(str, range(classes))), **options)
 
 
 def images(device):

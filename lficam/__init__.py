@@ -9,10 +9,11 @@ _HOMES = {
     "baseline": "baselines",
     "create": "attention",
     "explore": "explorer",
+    "images": "own",
     "load_authors": "checkpoints",
     "InputError": "errors",
 }
-__all__ = ["InputError", "attach", "baseline", "create", "explore", "load_authors"]
+__all__ = ["InputError", "attach", "baseline", "create", "explore", "images", "load_authors"]
 
 
 def __getattr__(name):

@@ -6,7 +6,8 @@
     explainer.forward_passes                  # 2048: what the method costs an image, as the papers count
     explainer.counted                         # how many images the last call sent through the classifier
 
-By gradients or by leaving feature maps out: cams.py; by masking the image: masked.py; here the controls.
+By gradients or by leaving feature maps out: cams.py; by masking the image: masked.py; here a classifier's own map, and
+the controls.
 """
 
 import inspect
@@ -14,9 +15,25 @@ import zlib
 
 import torch
 
-from . import cams, classifiers, masked
+from . import attention, cams, classifiers, masked
 from .cams import Baseline, positive
 from .errors import InputError, choose
+
+
+class Own(Baseline):
+    """The map that a classifier brings itself: the attention map of ABN and LFI-CAM, the class activation map of plain.
+
+    So it can be scored beside other explainers of the same classifier. An attention map has no class.
+    """
+
+    def __init__(self, classifier, batch_size=None):
+        super().__init__(classifier, batch_size)
+        if not isinstance(classifier.network, attention.Classifier):
+            raise InputError("own: this classifier brings no map; those of `lficam train` (plain, abn, lfi-cam) do.")
+
+    def _maps(self, pixels, target):
+        self.counted = len(pixels)
+        return self.classifier.network.eval().explain(pixels, target)
 
 
 class Control(Baseline):
@@ -63,6 +80,7 @@ METHODS = {
     "score-cam": masked.ScoreCAM,
     "ablation-cam": cams.AblationCAM,
     "rise": masked.RISE,
+    "own": Own,
     "random": Random,
     "centre": Centre,
 }

@@ -125,11 +125,15 @@ def _names(paths):
 
 
 def training_free(classifier, size, first="grad-cam"):
-    """[`photos.Opened`] of every training-free method of a `classifiers.Frozen`, that of the name `first` foremost."""
+    """[`photos.Opened`] of every training-free method of a `classifiers.Frozen`, that of the name `first` foremost.
+
+    "own" is not among them unless it is the first: few classifiers have it, and their checkpoints show it.
+    """
     choose("training-free method", first, baselines.METHODS)
     makers = {
         f"{method} of {describe(classifier)}": functools.partial(baselines.baseline, classifier, method)
         for method in sorted(baselines.METHODS, key=lambda name: name != first)
+        if method != "own" or method == first
     }
     return [Opened(make, size, name, doubts(classifier)) for name, make in makers.items()]
 

@@ -14,6 +14,7 @@ from torchvision.transforms import functional
 
 from . import checkpoints, sources
 from .attention import Classifier, Plain
+from .baselines import Own
 from .classifiers import Frozen, find, freeze, trained_size
 from .errors import InputError
 from .explainer import Explainer
@@ -198,7 +199,7 @@ def _maps(explainer, classifier, pixels, choose):
 
     pixels (1, 3, H, W); choose: logits -> classes.
     """
-    network = explainer.network if isinstance(explainer, Frozen) else explainer
+    network = classifier.network if isinstance(explainer, Frozen | Own) else explainer
     with torch.no_grad():
         if isinstance(explainer, Explainer):
             features, logits = explainer.features(pixels, stop=False)

@@ -85,6 +85,11 @@ def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
     classifiers = {classifier.digest: classifier for classifier in reversed(found)}
+    if not classifiers:
+        raise InputError(
+            "Scores need a classifier, and none of these explainers has one: make them with attach or baseline "
+            "(a classifier's own map: baseline(classifier, 'own'))."
+        )
     if len(classifiers) != 1:
         raise InputError(f"Scores compare explainers of one classifier, got {len(classifiers)}.")
     return classifiers.popitem()[1].eval()

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam import classifiers, data, features, scoring
+from lficam import classifiers, data, features, photos, scoring
 from lficam.baselines import METHODS
 from lficam.errors import InputError
 from lficam.maps import finish, minmax, upsample
@@ -21,7 +21,7 @@ from lficam.maps import finish, minmax, upsample
 CLASSES = 5
 MAPS = 12  # of which two are equal, one is 0 and one is 1 everywhere
 OPTIONS = {"rise": {"masks": 20}}
-EXPLAINERS = [name for name in METHODS if name not in ("random", "centre")]
+EXPLAINERS = [name for name in METHODS if name not in ("own", "random", "centre")]
 LAYERED = [name for name in EXPLAINERS if name != "rise"]
 
 
@@ -278,7 +278,7 @@ def test_equal_to_pytorch_grad_cam(classifier, pixels, method, kind, options):
 # --- the interface
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*EXPLAINERS, "random", "centre"])
 def test_a_batch_is_its_images_one_by_one_and_repeats(classifier, pixels, method):
     explainer, target = make(classifier, method), torch.tensor([0, 3, 4])
     maps = explainer(pixels, target)
@@ -594,3 +594,30 @@ def test_controls_of_a_module_stand_beside_other_methods():
     explainers = {name: lficam.baseline(network, name) for name in ("centre", "grad-cam")}
     table = scoring.score(explainers, data.load("photo-digits", "test", count=2))
     assert list(table.explainer.unique()) == ["centre", "grad-cam"]
+
+
+# --- a classifier's own map
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_the_own_map_is_that_of_the_classifier(method, tmp_path):
+    torch.manual_seed(0)
+    model = lficam.create(method, "resnet-8", CLASSES, mean=0.4, std=0.3).eval()
+    images = data.load("photo-digits", "test", count=6)
+    pixels, target = images.pixels(range(6)), torch.tensor([0, 1, 2, 3, 4, 0])
+    own = lficam.baseline(model, "own")
+    torch.testing.assert_close(own(pixels, target), model.explain(pixels, target).detach())
+    assert (own.forward_passes, own.counted) == (1, 6)
+    assert torch.allclose(own(pixels, target), own(pixels, target.flip(0))) == (method != "plain")
+    (explanation,) = photos.explain_photo(own, pixels[0], targets=[1])
+    assert explanation.of_class == (method == "plain")
+    (same,) = photos.explain_photo(own.classifier, pixels[0], targets=[1])
+    assert torch.equal(explanation.map, same.map)
+    explainers = {"own": own, "grad-cam": lficam.baseline(own.classifier, "grad-cam")}
+    table = scoring.score(explainers, images, tmp_path / "scores.csv", measures=("masking",))
+    assert sorted(set(table["explainer"])) == ["grad-cam", "own"]
+
+
+def test_other_classifiers_have_no_own_map(classifier):
+    with pytest.raises(InputError, match="own: this classifier brings no map"):
+        lficam.baseline(classifier, "own")

@@ -40,10 +40,11 @@ class ABNOutput(NamedTuple):
 class Classifier(nn.Module):
     """What plain, ABN and LFI-CAM share: pixels are normalised inside, and the model is an explainer of itself.
 
-    options: the method's own options of `create`, with their defaults.
+    options: the method's own options of `create`, with their defaults. explains: whether `explain` gives its own map.
     """
 
     options = {}  # noqa: RUF012 - read only
+    explains = True
 
     def __init__(self, backbone, mean=None, std=None):
         super().__init__()
@@ -93,8 +94,13 @@ class Plain(Classifier):
             return features.mean(1, keepdim=True)
         return torch.einsum("bc,bchw->bhw", self.backbone.fc.weight[target], self.backbone.tail(features))[:, None]
 
+    @property
+    def explains(self):
+        """Whether the head is global average pooling and one linear layer."""
+        return self.backbone.linear
+
     def explain(self, pixels, target=None):
-        if not self.backbone.linear:
+        if not self.explains:
             raise InputError(
                 "A class activation map needs global average pooling and one linear layer after the feature maps, "
                 "which this backbone does not have: use another explainer, or a backbone such as resnet50."

@@ -15,7 +15,7 @@ import zlib
 
 import torch
 
-from . import attention, cams, classifiers, masked
+from . import cams, classifiers, masked
 from .cams import Baseline, positive
 from .errors import InputError, choose
 
@@ -28,8 +28,8 @@ class Own(Baseline):
 
     def __init__(self, classifier, batch_size=None):
         super().__init__(classifier, batch_size)
-        if not isinstance(classifier.network, attention.Classifier):
-            raise InputError("own: this classifier brings no map; those of `lficam train` (plain, abn, lfi-cam) do.")
+        if not getattr(classifier.network, "explains", False):
+            raise InputError("own: this classifier brings no map; ABN, LFI-CAM and plain ones with a linear head do.")
 
     def _maps(self, pixels, target):
         self.counted = len(pixels)

@@ -72,9 +72,7 @@ def _explainers(arguments):
     for path, content in zip(arguments.checkpoint, contents, strict=True):
         if "classifier" not in content["card"]:
             method = content["card"]["method"]
-            raise InputError(
-                f"{path} is a {method}, no explainer: give --classifier {path} --baseline own."
-            )
+            raise InputError(f"{path} is a {method}, no explainer: give --classifier {path} --baseline own.")
     if not (contents or arguments.baseline):
         raise InputError("Say what to score: --checkpoint BEST.pt ..., or --baseline METHOD ... with --classifier.")
     settings = (contents[0].get("settings") or {}) if contents else {}

@@ -18,6 +18,7 @@ METHOD_COLOURS = {
     "tame-no-skip-no-norm": "#0072B2",
     "tame-sigmoid": "#6A3D9A",
     "t-tame": "#CC79A7",
+    "own": "#000000",
     "grad-cam": "#8c6d1f",
     "centre": "#999999",
 }
@@ -34,6 +35,7 @@ METHOD_TITLES = {
     "tame-no-skip-no-norm": "no skip, no norm",
     "tame-sigmoid": "sigmoid",
     "t-tame": "T-TAME",
+    "own": "its own map",
     "grad-cam": "Grad-CAM",
     "grad-cam++": "Grad-CAM++",
     "score-cam": "Score-CAM",

@@ -68,7 +68,7 @@ def test_every_cell_of_notebook_01_runs(lab, project, tmp_path):
         progress = page.locator(".jp-OutputArea .widget-hprogress")
         expect(progress.first).to_be_visible(timeout=PATIENCE)
         cells = page.locator(".jp-Notebook .jp-CodeCell")
-        done = cells.filter(has_text=re.compile(r"Done in [\d.]+ s: 2 tables, 5 figures"))
+        done = cells.filter(has_text=re.compile(r"Done in [\d.]+ s: 3 tables, 6 figures"))
         expect(done).to_be_visible(timeout=PATIENCE)
         expect(cells.last).to_contain_text("No answer yet", timeout=PATIENCE)  # the last exercise
         counted = re.compile(r"trainings:\s100%\s+3/3")
@@ -78,7 +78,7 @@ def test_every_cell_of_notebook_01_runs(lab, project, tmp_path):
         numbers = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
         assert numbers == [f"[{n}]:" for n in range(1, cells.count() + 1)]
         pictures = page.locator(".jp-OutputArea img")
-        assert pictures.count() == 5
+        assert pictures.count() == 6
         for picture in pictures.all():
             picture.scroll_into_view_if_needed()
             expect(picture).to_be_visible()

@@ -9,6 +9,7 @@ Starting the workers is in the time, so give many images for many workers. The f
 not count.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def epoch(images, batch, workers):
 
 def compare(images, given):
     """Rows of one set of images."""
-    paths = [Path(bytes(path).decode()) for path in images.source.items[images.rows.numpy()]]
+    paths = [Path(os.fsdecode(path)) for path in images.source.items[images.rows.numpy()]]
     calls = {"decoding": lambda: [open_rgb(path) for path in paths]}
     for workers in dict.fromkeys((0, *given.workers)):
         calls[str(workers)] = lambda workers=workers: epoch(images, given.batch, workers)

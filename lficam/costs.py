@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from . import attention, builtin, classifiers, explainer, plan, run, workspace
-from .data import _DATASETS
+from .data import _DATASETS, ONCE
 from .errors import InputError
 from .finished import read_record
 from .loop import best_device
@@ -30,7 +30,7 @@ IMAGES = {  # in (train, validation), classes, pixels; of other data sets nobody
     "stl10": (4_500, 500, 10, 224),
     "imagenet": (1_281_167, 50_000, 1000, 224),
 }
-FETCH = ".venv/bin/python -c \"from lficam import data; data.load({name!r}, 'train', download=True)\""
+FETCH = f'.venv/bin/python -c "{ONCE}"'
 GET = {  # how to get a data set
     "cifar10": f"{FETCH.format(name='cifar10')} (170 MB)",
     "cifar100": f"{FETCH.format(name='cifar100')} (170 MB)",

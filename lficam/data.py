@@ -35,6 +35,7 @@ from .resident import Resident
 from .sources import Memory, Pictures, Reader, permutation, unit
 
 SPLITS = ("train", "validation", "test")
+ONCE = "from lficam import data; data.load({name!r}, 'train', download=True)"  # a line that downloads
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # LFI-CAM's numbers, for STL-10 too
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PHOTO_DIGITS = ((0.48, 0.39, 0.35), (0.28, 0.23, 0.25))  # measured on its train split
@@ -241,8 +242,8 @@ def _fetch(name, part, root, download):
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # the pickles are older than this numpy
             data = kind(root, download=download, **which)
     except (RuntimeError, OSError) as error:
-        once = f"from lficam import data; data.load('{name}', 'train', download=True)"
-        todo = f'get it by `python -c "{once}"`, or give --data-root (data_root, root), what holds {kind.base_folder}'
+        todo = f'get it by `python -c "{ONCE.format(name=name)}"`, '
+        todo += f"or give --data-root (data_root, root), what holds {kind.base_folder}"
         if download:
             todo = f"the download failed ({error}); check network and disk, or copy {kind.base_folder} there"
         raise InputError(f"{name} is not, or not whole, in {root}: {todo}.") from error

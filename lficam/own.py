@@ -35,7 +35,10 @@ def images(
     masks = None if masks is None else torch.as_tensor(masks).bool()
     if masks is not None and masks.shape != (count, size, size):
         raise InputError(f"masks: expected {(count, size, size)}, got {tuple(masks.shape)}.")
-    scale = [tuple(map(float, own if x is None else x)) for x, own in zip((mean, std), statistics(pixels), strict=True)]
+    if mean is None or std is None:
+        measured = statistics(pixels)
+        mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
+    scale = [tuple(map(float, mean)), tuple(map(float, std))]
     source = Memory(pixels, size // 8 if pad is None else pad, mirror)
     ids = tuple(f"{name}/{split}/{i:05d}" for i in range(count))
     return Images(name, split, classes, labels, ids, size, *scale, source, rows=torch.arange(count), masks=masks)

@@ -205,7 +205,7 @@ def _maps(explainer, classifier, pixels, choose):
             features, logits = explainer.features(pixels, stop=False)
             classes = choose(logits)
             return classes, explainer.mechanism(features, classes)[0], logits, True
-        if isinstance(network, Plain) and network.backbone.linear:
+        if isinstance(network, Plain) and network.explains:
             features = network.backbone.features(network.normalise(pixels))
             logits = network.backbone.classify(features)
             classes = choose(logits)

@@ -338,9 +338,9 @@ def unreadable(home):  # noqa: ARG001
 
 def full(home):  # noqa: ARG001
     Path("scores.csv").write_text("earlier")
-    with mock.patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
-        with workspace.atomic("scores.csv", "w"):
-            pass
+    refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(os, "fsync", side_effect=refusal), workspace.atomic("scores.csv", "w"):
+        pass
 
 
 def taken(home):

@@ -146,9 +146,9 @@ def test_atomic_says_what_helps(tmp_path, monkeypatch, step, number, todo):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(workspace.os, step, refuse)
-    with pytest.raises(InputError, match=rf"^Cannot write .*a\.txt: {os.strerror(number)}\. {todo}\.$"):
-        with workspace.atomic(tmp_path / "a.txt") as file:
-            file.write(b"x")
+    sentence = rf"^Cannot write .*a\.txt: {os.strerror(number)}\. {todo}\.$"
+    with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt") as file:
+        file.write(b"x")
     assert not list(tmp_path.iterdir())
 
 
@@ -158,9 +158,9 @@ def test_atomic_sees_refused_writes(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"Cannot write .*a\.txt: File too large\. Choose another folder\.$"):
-            with workspace.atomic(tmp_path / "a.txt", "w") as file:
-                file.write("x" * 10**5)
+        sentence = r"Cannot write .*a\.txt: File too large\. Choose another folder\.$"
+        with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt", "w") as file:
+            file.write("x" * 10**5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())

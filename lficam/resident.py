@@ -61,5 +61,5 @@ def place(images, device):
             return images
         return dataclasses.replace(images, source=Resident(images.source, images.rows, device))
     except RuntimeError as error:  # of the device, or memory
-        say(f"{images.name}: pixels stay in main memory ({str(error).splitlines()[0]}).")
+        say(f"{images.name}: pixels stay in main memory ({str(error).partition(chr(10))[0]}).")
         return images

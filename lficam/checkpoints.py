@@ -147,7 +147,9 @@ def attached(card, path, classifier=None):
     own = card["classifier"]
     name = own["classifier"]
     if classifier is None and not (own.get("weights") or Path(name).suffix):
-        raise InputError(f"{path} explains a {name} of your own: give it as classifier=.")
+        raise InputError(
+            f"{path} explains a {name} of your own: give it as classifier=... in Python, --classifier here."
+        )
     weights = own.get("weights") or "papers"
     images = {key: own[key] for key in ("mean", "std", "size") if key in own}
     model = attach(classifier or name, card["method"], card["layers"], weights=weights, **images, **card["options"])

@@ -20,6 +20,7 @@ from .errors import InputError, choose
 from .losses import classification_loss
 from .maps import minmax
 from .metrics import correct
+from .numerics import exact
 
 
 class Output(NamedTuple):
@@ -62,6 +63,7 @@ class Classifier(nn.Module):
         output = self(pixels)
         return classification_loss(output, labels), correct(output.logits.detach(), labels)
 
+    @exact()
     def explain(self, pixels, target=None):  # noqa: ARG002 - the common interface
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
 
@@ -99,6 +101,7 @@ class Plain(Classifier):
         """Whether the head is global average pooling and one linear layer."""
         return self.backbone.linear
 
+    @exact()
     def explain(self, pixels, target=None):
         if not self.explains:
             raise InputError(

@@ -14,6 +14,7 @@ import torch
 
 from .errors import InputError, choose
 from .features import choose_layers, suggest, tap
+from .numerics import exact
 from .parts import check_pixels
 
 SCORES = {"logit": "logit", "probability": "probability"}
@@ -35,6 +36,7 @@ class Baseline:
         self.classifier = classifier
         self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
 
+    @exact()
     def __call__(self, pixels, target=None):
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 

@@ -17,6 +17,7 @@ from torchvision import models
 
 from . import attention, checkpoints, features
 from .errors import InputError, choose
+from .numerics import exact
 from .parts import Normalise
 from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
 from .workspace import root
@@ -50,6 +51,7 @@ class Frozen(nn.Module):
         self.num_classes = logits.shape[1]
         self.classes = tuple(classes) if classes is not None and len(classes) == self.num_classes else None
 
+    @exact()
     def forward(self, pixels):
         return features.run(self.network, self.normalise(pixels))
 

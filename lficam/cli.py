@@ -224,8 +224,9 @@ def find_lr(arguments):
 
     from .curves import lr_curve
     from .errors import InputError
-    from .loop import best_device, memory_format, seed_everything
+    from .loop import best_device, memory_format
     from .lr_range import lr_range
+    from .numerics import exact
     from .training import relabelled
     from .workspace import atomic
 
@@ -234,8 +235,8 @@ def find_lr(arguments):
     images = job.images("train", job.train_count)
     if arguments.steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
         images = images.subset(range(arguments.steps * job.recipe.batch_size))
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
-    model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
     images = relabelled(model, images, arguments.workers)
     limits = {"start": arguments.start, "end": arguments.end, "steps": arguments.steps}
     found = lr_range(model, images, job.recipe, **limits, workers=arguments.workers)

@@ -21,6 +21,7 @@ from .errors import InputError, choose
 from .maps import finish
 from .masked import channels_last
 from .measures import Plan, measure, shared_maps  # noqa: F401
+from .numerics import exact
 from .progress import Progress, say
 from .shards import merge  # noqa: F401
 
@@ -32,6 +33,7 @@ LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
 PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 
+@exact()
 def score(
     explainers,
     images,
@@ -255,6 +257,7 @@ def wide(rows, digits=None):
     return table.loc[rows.explainer.unique(), rows.measure.unique()].rename_axis(columns=None).reset_index()
 
 
+@exact()
 @torch.inference_mode()
 def side_by_side(explainer, images, count=200, batch_size=50, right=True):
     """Scenes of two images of different classes side by side, each explained for both classes.

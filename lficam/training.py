@@ -23,7 +23,8 @@ from .attention import create
 from .distributed import joined, world
 from .errors import InputError, check_fields, choose
 from .evaluation import predicted_labels
-from .loop import best_device, fit, seed_everything
+from .loop import best_device, fit, precision_of
+from .numerics import exact
 from .progress import say
 from .recipes import Recipe
 from .speed import MODES
@@ -123,7 +124,8 @@ def train(job, *, device=None, fresh=False, compile="auto", **options):
     fresh: forget an earlier run of the same job. compile: "auto" (on a GPU, where it is measured to pay), "on" or
     "off", see `speed.Pace`. options: workers, processes that read image files; tensorboard; sync_batch_norm, see
     `loop.fit`. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
-    Returns a `Run`, of several processes in each of them.
+    Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
+    kernels, TF32, cuDNN's benchmark) is as before afterwards.
     Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes and disks that refuse.
     """
     choose("compile", compile, dict.fromkeys(MODES))
@@ -135,9 +137,13 @@ def train(job, *, device=None, fresh=False, compile="auto", **options):
 def _train(job, device, fresh, workers=0, **options):
     job = resolve(job, device=device, workers=workers)
     images = job.images("train", job.train_count)
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
+    with exact(job.recipe.seed, job.recipe.deterministic):
+        return _trained(job, images, device, fresh, workers, **options)
+
+
+def _trained(job, images, device, fresh, workers, **options):
     model = job.model(images)
-    folder = run_folder(job, images, model)
+    folder = run_folder(job, images, model, device)
     shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
     world().agree((folder.name, len(read_history(folder))), f"{shared}{workspace.root() / 'runs'} and the data.")
     if fresh and world().rank == 0:
@@ -151,6 +157,7 @@ def _train(job, device, fresh, workers=0, **options):
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
+        settings |= {"precision": precision_of(job.recipe, device)}
         options |= {"device": device, "workers": workers}
         images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
         history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
@@ -166,7 +173,7 @@ def resolve(job, **options):
     """
     if job.classifier is None:
         return job
-    folder = finished_folder(job.classifier) or train(job.classifier, **options).folder
+    folder = finished_folder(job.classifier, options.get("device")) or train(job.classifier, **options).folder
     return dataclasses.replace(job, backbone=folder / "best.pt")
 
 
@@ -190,9 +197,14 @@ def relabelled(model, images, workers=0):
     return dataclasses.replace(images, labels=world().spread(predict, images, 64))
 
 
-def run_folder(job, images, model=None):
-    """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier."""
-    settings = dataclasses.asdict(job)
+def run_folder(job, images, model=None, device=None):
+    """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier.
+
+    Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
+    """
+    settings = dataclasses.asdict(job) | {"data_root": ""}
+    if precision_of(job.recipe, torch.device(device or best_device())) == "bfloat16":
+        settings["recipe"]["precision"] = "bfloat16"
     if job.explains:
         model = model or job.model(images)
         # What was chosen, whether it was given or is the default.
@@ -203,17 +215,17 @@ def run_folder(job, images, model=None):
     return workspace.root() / "runs" / job.dataset / name
 
 
-def finished_folder(job):
-    """Where `train` would find the job finished, None if it would not.
+def finished_folder(job, device=None):
+    """Where `train` on the device (by default the best one) would find the job finished, None if it would not.
 
     Raises `InputError` where its data cannot be loaded.
     """
     if job.classifier:
-        folder = finished_folder(job.classifier)
+        folder = finished_folder(job.classifier, device)
         if folder is None:
             return None
         job = dataclasses.replace(job, backbone=folder / "best.pt")
-    folder = run_folder(job, job.images("train", job.train_count))
+    folder = run_folder(job, job.images("train", job.train_count), device=device)
     return folder if len(read_history(folder)) == job.recipe.epochs else None
 
 

@@ -24,6 +24,7 @@ from .measures import Plan, measure, shared_maps  # noqa: F401
 from .numerics import exact
 from .progress import Progress, say
 from .shards import merge  # noqa: F401
+from .workspace import locked
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
@@ -75,7 +76,7 @@ def score(
         return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
     config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
     path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
-    with streaming.locked(path):
+    with locked(path):
         table = None if fresh else streaming.finished(path, config)
         if table is not None:
             return table

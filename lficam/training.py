@@ -8,6 +8,7 @@ job = Job("tame", Job("plain", "resnet-110", dataset="cifar10"), dataset="cifar1
 maps = train(job).model(pixels)       # an explainer; its classifier is trained first, or found
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -126,7 +127,8 @@ def train(job, *, device=None, fresh=False, compile="auto", **options):
     `loop.fit`. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
     Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
     kernels, TF32, cuDNN's benchmark) is as before afterwards.
-    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes and disks that refuse.
+    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and
+    a folder that another run is training into.
     """
     choose("compile", compile, dict.fromkeys(MODES))
     device = torch.device(device or best_device())
@@ -145,25 +147,33 @@ def _trained(job, images, device, fresh, workers, **options):
     model = job.model(images)
     folder = run_folder(job, images, model, device)
     shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
-    world().agree((folder.name, len(read_history(folder))), f"{shared}{workspace.root() / 'runs'} and the data.")
-    if fresh and world().rank == 0:
-        for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
-            path.unlink(missing_ok=True)
-    world().wait()
     history = read_history(folder)
-    found = len(history) == job.recipe.epochs
+    world().agree((folder.name, len(history)), f"{shared}{workspace.root() / 'runs'} and the data.")
+    found = len(history) == job.recipe.epochs and not fresh
     if found:
         say(f"{job.title}: found finished in {folder.relative_to(workspace.root())}")
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
         settings |= {"precision": precision_of(job.recipe, device)}
-        options |= {"device": device, "workers": workers}
+        options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
         images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
-        history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
+        with _alone(folder):
+            if fresh and world().rank == 0:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+                    path.unlink(missing_ok=True)
+            world().wait()
+            history = fit(model, images, validation, job.recipe, folder, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
     return Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
+
+
+def _alone(folder):
+    """No other run trains into the folder meanwhile; of processes that train together the first keeps others out."""
+    if world().rank:
+        return contextlib.nullcontext()
+    return workspace.locked(folder / "last.pt", "wait for it, then the same command finds the model")
 
 
 def resolve(job, **options):

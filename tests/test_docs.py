@@ -34,7 +34,6 @@ from lficam import (
     run,
     scoring,
     sources,
-    streaming,
     training,
     workspace,
 )
@@ -342,7 +341,7 @@ def full(home):  # noqa: ARG001
 
 
 def taken(home):
-    with streaming.locked(home / "scores.csv"), streaming.locked(home / "scores.csv"):
+    with workspace.locked(home / "scores.csv"), workspace.locked(home / "scores.csv"):
         pass
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import lficam
-from lficam import checkpoints, loop, training
+from lficam import checkpoints, loop, training, workspace
 from lficam.errors import InputError
 from lficam.loop import fit
 from lficam.lr_range import lr_range
@@ -193,6 +193,20 @@ def test_tensorboard_on_request():
     job = Job("plain", "resnet-8", train_count=32, validation_count=60, recipe=Recipe(epochs=1, batch_size=32))
     run = train(job, tensorboard=True)
     assert list((run.folder / "tensorboard").glob("events*"))
+
+
+@pytest.mark.usefixtures("home")
+def test_two_runs_of_one_folder():
+    """The second one changes nothing, and finds the model when the first one is through."""
+    job = dataclasses.replace(JOB, recipe=dataclasses.replace(RECIPE, epochs=1))
+    folder = train(job).folder
+    before = weights(folder)
+    with workspace.locked(folder / "last.pt"):
+        assert train(job).found
+        with pytest.raises(InputError, match=r"Another run is writing .*last\.pt: wait for it, then the same command"):
+            train(job, fresh=True)
+    assert same_bits(before, weights(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["best.pt", "last.pt", "log.csv"]
 
 
 def test_divergence_stops_and_keeps_the_last_checkpoint(home):

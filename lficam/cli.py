@@ -9,7 +9,7 @@ import time
 
 
 def main(argv=None):
-    """Run one command and return the exit code: 0 success, 2 wrong input, `RunError.code` for a failed notebook."""
+    """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
@@ -20,7 +20,9 @@ def main(argv=None):
 
             raise InputError("Only `lficam train` works in a launcher's processes (see also `lficam score --shard`).")
         return arguments.call(arguments) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"lficam: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 130
     except Exception as error:
         from .errors import InputError

@@ -44,6 +44,9 @@ def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothin
                 progress.update(1, lr=lr, loss=losses[-1])
                 if not math.isfinite(losses[-1]) or smoothed[-1] > limit * min(smoothed):
                     break
+    except KeyboardInterrupt:
+        text = "the learning-rate test was interrupted: it keeps nothing, and the same command starts it again."
+        raise KeyboardInterrupt(text) from None
     finally:
         model.load_state_dict(state)
         model.train(mode)

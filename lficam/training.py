@@ -157,12 +157,12 @@ def _trained(job, images, device, fresh, workers, **options):
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
         settings |= {"precision": precision_of(job.recipe, device)}
         options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
-        images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
-        with _alone(folder):
+        with _alone(folder), _told(job, folder):
             if fresh and world().rank == 0:
                 for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
                     path.unlink(missing_ok=True)
             world().wait()
+            images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
             history = fit(model, images, validation, job.recipe, folder, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
@@ -174,6 +174,18 @@ def _alone(folder):
     if world().rank:
         return contextlib.nullcontext()
     return workspace.locked(folder / "last.pt", "wait for it, then the same command finds the model")
+
+
+@contextlib.contextmanager
+def _told(job, folder):
+    """A `KeyboardInterrupt` says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = len(read_history(folder))
+        kept = f"its first {done} of {job.recipe.epochs} epochs are kept in {folder}" if done else "no epoch is kept"
+        how = "continues after them (not with fresh, --fresh)" if done else "starts it again"
+        raise KeyboardInterrupt(f"{job.title} was interrupted: {kept}, and the same command {how}.") from None
 
 
 def resolve(job, **options):

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from . import plan, run, workspace
 from .errors import InputError, choose
@@ -126,11 +125,8 @@ def _local(extra):
 
 def _command(path, home, cores, extra):
     """Snakemake's command line. Its own lock would outlive a kill; ours is held."""
-    places = [workspace.root() / "workflow" / "Snakefile", Path(__file__).parents[1] / "workflow" / "Snakefile"]
-    snakefile = next((str(place) for place in places if place.is_file()), None)
-    if snakefile is None:
-        raise InputError(f"No {places[0]}: start inside the project folder, or set LFICAM_HOME to it.")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(home), "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workspace.PACKAGE / "Snakefile")]
+    command += ["--directory", str(home), "--nolock"]
     command += ["--keep-going", "--retries", "1", "--rerun-triggers", "mtime", "--rerun-incomplete", "--scheduler"]
     command += ["greedy", "--quiet", "all", "--nocolor", "--config", f"plan={path}"]
     if _local(extra):

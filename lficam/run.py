@@ -112,6 +112,8 @@ def _stem(notebook):
 def prepare(notebook, profile="desk", overrides=None, timeout=None, reports=None):
     """Check everything that can be checked without a kernel. Raises `InputError`."""
     name, overrides = _stem(notebook), dict(overrides or {})
+    for table in workspace.TABLES:  # what the notebook reads after hours of training
+        workspace.table(table)
     source = choose("notebook", name, notebooks())
     settings = choose("profile", profile, profiles())
     if name not in settings:

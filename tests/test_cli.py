@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -111,8 +110,8 @@ def test_train_evaluate_dump_and_compare(home, capsys):
         (["convert", "nowhere.pth.tar", "--method", "abn", "--backbone", "resnet-20"], "No checkpoint nowhere.pth.tar"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(home, capsys, arguments, sentence):
-    (home / "data").symlink_to(Path(__file__).parents[1] / "data")
+@pytest.mark.usefixtures("home")
+def test_wrong_input_is_one_sentence_and_exit_code_2(capsys, arguments, sentence):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert sentence in error

@@ -137,6 +137,15 @@ def test_a_second_one_is_refused_and_names_the_first(home, capsys):
         pass
 
 
+def test_snakemake_alone_has_no_lock_and_is_refused(home):
+    toy(home, "01_quick")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", workspace.PACKAGE / "Snakefile", "--cores", "1"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "Start this by `lficam reproduce`" in done.stderr
+    assert not (home / "reports").exists()
+
+
 def test_a_step_ends_when_nobody_wants_it(home, monkeypatch):
     folder = plan.folder("smoke")
     monkeypatch.setenv("LFICAM_RUN", "token")
@@ -194,9 +203,8 @@ def test_causes(tmp_path):
 def test_the_slurm_profile_is_of_the_snakefiles_rules():
     root = Path(__file__).parents[1] / "workflow"
     settings = yaml.safe_load((root / "profiles" / "slurm" / "config.yaml").read_text())
-    rules = {
-        line.split()[1].rstrip(":") for line in (root / "Snakefile").read_text().splitlines() if line[:5] == "rule "
-    }
+    lines = (workspace.PACKAGE / "Snakefile").read_text().splitlines()
+    rules = {line.split()[1].rstrip(":") for line in lines if line[:5] == "rule "}
     assert rules == {"all", *plan.KINDS}
     for key in ("set-resources", "set-threads"):
         assert set(settings[key]) <= rules

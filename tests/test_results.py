@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lficam import workspace
+from lficam import recipes, workspace
 from lficam.errors import InputError
 from lficam.results import (
     Report,
@@ -16,6 +16,7 @@ from lficam.results import (
     beside_published,
     bootstrap,
     published_accuracy,
+    published_faithfulness,
     published_iou,
     show,
     wilson,
@@ -47,8 +48,8 @@ def test_bootstrap():
         bootstrap([1.0, float("nan")])
 
 
-def test_published_numbers_are_the_files(pytestconfig):
-    table = published_accuracy(pytestconfig.rootpath / "data" / "papers")
+def test_published_numbers_are_the_files():
+    table = published_accuracy()
     row = table[(table.dataset == "CIFAR-100") & (table.backbone == "ResNet-110") & (table.method == "abn")]
     assert row.published.dropna().tolist() == [77.5]  # 22.5 % error
     lfi = table[table.method == "lfi-cam"]
@@ -56,13 +57,21 @@ def test_published_numbers_are_the_files(pytestconfig):
     assert lfi.published.isna().all()
 
 
-def test_published_iou_is_the_files(pytestconfig):
-    per_model, mean = published_iou(pytestconfig.rootpath / "data" / "papers")
+def test_published_iou_is_the_files():
+    per_model, mean = published_iou()
     assert (len(per_model), len(mean)) == (30, 6)
     row = per_model[(per_model.method == "lfi-cam") & (per_model.dataset == "STL-10")]
     assert row.published.tolist() == [0.64, 0.65, 0.65, 0.63, 0.65]
     assert row.pair.tolist() == ["first", "second", "third", "fourth", "fifth"]
     assert mean[(mean.method == "abn") & (mean.dataset == "Cat&Dog")].published.tolist() == [0.3]
+
+
+def test_tables_come_with_the_package(home, monkeypatch):
+    """In a folder, and with a project folder, that have nothing of the repository."""
+    monkeypatch.chdir(home)
+    assert len(published_faithfulness()) > 100
+    assert {"abn", "lfi-cam"} <= {row["method"] for row in recipes.read()}
+    assert all(workspace.table(name).is_file() for name in workspace.TABLES)
 
 
 def test_beside_published_keeps_both_sides():

@@ -153,6 +153,14 @@ def test_unknown_names_and_overrides(home):
     assert not (home / "reports").exists()
 
 
+def test_what_the_package_lacks_is_told_before_anything_is_trained(home, monkeypatch):
+    toy(home)
+    monkeypatch.setattr("lficam.workspace.PACKAGE", home / "lficam")
+    with pytest.raises(InputError, match=r"tables/recipes\.csv is not there.*install lficam again"):
+        run("01_toy", "smoke")
+    assert not (home / "reports").exists()
+
+
 def test_types_that_pass(home):
     tuples = PARAMETERS + "\npair = (1.5, 2)\nanything = []\nword: str = 'x'  # noted"
     toy(home, settings="lr: 1\nextra: [1, a]\npair: [3, 4.5]\nanything: [x, 1]", parameters=tuples)

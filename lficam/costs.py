@@ -15,7 +15,7 @@ from torchvision import models
 
 from . import attention, builtin, classifiers, explainer, plan, run, workspace
 from .data import _DATASETS, ONCE
-from .errors import InputError
+from .errors import InputError, choose
 from .finished import read_record
 from .parameters import read_defaults
 from .progress import duration
@@ -181,6 +181,7 @@ def _data_missing(name, root):
         return None
     from . import cifar
 
+    choose("data set", name, GET)
     home = workspace.root() / "data" / "cache"
     if name in _DATASETS:
         home = (workspace.root() / root) if root else home
@@ -195,6 +196,7 @@ def _weights_missing(name):
     """How to get a network's weights; None when torch has them already."""
     if name.startswith("timm/"):
         return None
+    choose("classifier", name, dict.fromkeys(models.list_models(module=models)))
     known = models.get_model_weights(name)
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"

@@ -18,7 +18,6 @@ from . import plan, run, workspace
 from .errors import InputError, choose
 from .parameters import short
 from .progress import duration, say
-from .report import write_index
 from .run import RunError
 from .steps import POLL, open_log
 
@@ -70,8 +69,9 @@ def gpu_names():
     """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [name for name in given.split(",") if name] or [str(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # CUDA takes those before the first wrong name alone: none of "-1"
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return given[:count] or [str(i) for i in range(count)]
 
 
 @contextlib.contextmanager
@@ -86,9 +86,7 @@ def locked(home, wait=False):
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "lock").open("a+")
     except OSError as error:
-        raise InputError(
-            f"Cannot write in {home}: {error.strerror}. Free some space or choose another folder."
-        ) from error
+        raise InputError(f"Cannot write in {home}: {error.strerror}. LFICAM_HOME takes another folder.") from error
     with file:
         told = False
         while True:
@@ -96,6 +94,8 @@ def locked(home, wait=False):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
+                if _only_looked_at(file):
+                    continue
                 file.seek(0)
                 pid, profile = (file.read().split() or ["unknown"])[0], home.parent.name
                 text = f"`lficam reproduce --profile {profile}` is running already, as process {pid}"
@@ -111,6 +111,18 @@ def locked(home, wait=False):
             yield token
         finally:
             _sign(file, f"{os.getpid()}\n")
+
+
+def _only_looked_at(file):
+    """Whether the lock is not held, but some step looks just now whether it is (`steps.lifeline`)."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 def _sign(file, text):
@@ -159,7 +171,7 @@ def _run(command, home, token, watch, local):
     try:
         with open_log(log) as file:
             options = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "env": environment}
-            process = subprocess.Popen(command, preexec_fn=_die_with_us, **options)
+            process = subprocess.Popen(command, preexec_fn=_die_with_us(), **options)
             while process.poll() is None:
                 watch.look()
                 if asked:
@@ -173,9 +185,19 @@ def _run(command, home, token, watch, local):
 
 
 def _die_with_us():
-    """A Snakemake whose caller was killed must not start further steps. Linux; elsewhere its steps refuse to start."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """What a Snakemake calls before it begins, so that it starts no further steps when its caller was killed.
+
+    Linux; elsewhere nothing (None): its steps refuse to start. All is looked up here, since between fork and exec
+    nothing may be loaded.
+    """
+    prctl, caller = getattr(ctypes.CDLL(None), "prctl", None), os.getpid()
+
+    def ask():
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != caller:  # it was killed before
+            os._exit(1)
+
+    return prctl and ask
 
 
 def _stop(process, home, watch):
@@ -210,7 +232,8 @@ class Watch:
                 if not line.endswith(b"\n"):
                     break
                 self.at += len(line)
-                self._tell(json.loads(line))
+                with contextlib.suppress(ValueError, KeyError):  # half a line of a full disk; the markers tell the rest
+                    self._tell(json.loads(line))
 
     def _tell(self, event):
         name, what = event["step"], event["event"]
@@ -240,9 +263,12 @@ def _finish(profile, steps, watch, status, interrupted):
         watch.failed[name] = 3, "its process was killed, most likely memory ran out"
         say(f"[{watch.done}/{len(steps)}] FAILED   {steps[name].title}: {watch.failed[name][1]}", sys.stderr)
     if watch.failed and not interrupted:
-        _blame(profile, steps, watch.failed)
-    page = write_index(home.parent)
-    say(f"Report: {short(page)}")
+        try:
+            _blame(profile, steps, watch.failed)
+        except InputError as error:  # which must not hide the first failure
+            say(f"lficam: {error}", sys.stderr)
+    if page := run.page(home.parent):
+        say(f"Report: {short(page)}")
     if interrupted:
         raise RunError("interrupted; the same command continues.", 130)
     left = len(plan.unfinished(profile, [step for step in steps.values() if step.kind != "report"]))

@@ -213,25 +213,33 @@ def _plain(value):
 
 def provenance():
     """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
+    from . import __version__
+
     script = Path(sys.argv[0])
     started = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     return {
         "command": os.environ.get("LFICAM_COMMAND") or " ".join([started, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version()}
-        | {
-            name: importlib.metadata.version(name)
-            for name in ("lficam", "torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")
-        },
+        "versions": {"python": platform.python_version(), "lficam": __version__}
+        | {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")},
     }
 
 
-def _git(*command):
+def _version(package):
     try:
-        return subprocess.run(
-            ["git", *command], cwd=workspace.root(), capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _git(*command):
+    """What git says of the checkout that this code is; "" where it is none, even if some other one is around it."""
+    home = workspace.PACKAGE.parent
+    options = {"cwd": home, "capture_output": True, "text": True, "timeout": 20, "check": True}
+    try:
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.removesuffix("\n")
+        return subprocess.run(["git", *command], **options).stdout.strip() if Path(top).samefile(home) else ""
     except (OSError, subprocess.SubprocessError):
         return ""
 

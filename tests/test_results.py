@@ -1,13 +1,16 @@
 """Intervals against known values, tables beside published numbers, records."""
 
+import importlib.metadata
 import json
 import re
+import subprocess
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+import lficam
 from lficam import recipes, workspace
 from lficam.errors import InputError
 from lficam.results import (
@@ -15,6 +18,7 @@ from lficam.results import (
     backbone_title,
     beside_published,
     bootstrap,
+    provenance,
     published_accuracy,
     published_faithfulness,
     published_iou,
@@ -110,6 +114,29 @@ def test_report_is_complete_only_with_its_record(home):
     assert pd.read_csv(folder / "numbers.csv").a[0] == 1.23456
     Report("01_x")
     assert not (folder / "record.json").exists()  # a new run starts without the old claim
+
+
+def test_a_plain_checkout_has_a_record_too(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    versions = provenance()["versions"]
+    assert versions["lficam"] == lficam.__version__
+    assert versions["torch"] == "unknown"
+
+
+@pytest.mark.parametrize(("place", "known"), [("", True), (".venv/lib", False)])
+def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch, place, known):
+    """Installed below a repository of somebody else's it has none; the project folder has nothing to do with it."""
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / place / "lficam").mkdir(parents=True)
+    monkeypatch.setattr(workspace, "PACKAGE", tmp_path / place / "lficam")
+    commit = provenance()["commit"]
+    assert bool(re.fullmatch("[0-9a-f]{40}", commit)) == known
+    assert known or commit == "unknown"
 
 
 def test_atomic_keeps_the_earlier_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Where things lie, and the one way of writing a file, alone."""
+"""Where things lie, the one way of writing a file, alone, and how much of the machine is ours."""
 
 import contextlib
 import errno
@@ -12,17 +12,8 @@ from .errors import InputError
 PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
 PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
 TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
-
-
-def table(name):
-    """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
-    path = PACKAGE / "tables" / name
-    if not path.is_file():
-        raise InputError(f"{path} is not there, though it belongs to lficam: install lficam again.")
-    return path
-
-
 FULL = errno.ENOSPC, errno.EDQUOT
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
 _HELD = set()  # by this process, which its own locks do not keep out
 
 
@@ -32,6 +23,14 @@ def root():
         return Path(home).resolve()
     here = Path.cwd().resolve()
     return next((p for p in (here, *here.parents) if (p / "notebooks" / "profiles").is_dir()), here)
+
+
+def table(name):
+    """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
+    path = PACKAGE / "tables" / name
+    if not path.is_file():
+        raise InputError(f"{path} is not there, though it belongs to lficam: install lficam again.")
+    return path
 
 
 class _File(io.FileIO):
@@ -137,3 +136,13 @@ def _lock(path):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+
+
+def cores():
+    """How many processor cores this process may use, as the system, a container's quota and Slurm say."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    limits += [int(os.environ.get("SLURM_CPUS_PER_TASK") or limits[0])]
+    with contextlib.suppress(OSError, ValueError):  # no quota, or another system
+        quota, period = _QUOTA.read_text().split()
+        limits.append(int(quota) // int(period))
+    return max(1, min(limits))

@@ -41,7 +41,7 @@ class Frozen(nn.Module):
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(
                 f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason}): "
-                "give its own size (--size, size)."
+                "give its own size (--size, size=)."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`lficam COMMAND ...`. Nothing heavy is imported before a command needs it."""
 
 import argparse
@@ -9,10 +10,17 @@ import time
 
 
 def main(argv=None):
-    """Run one command and return the exit code: 0 success, 2 wrong input, `RunError.code` for a failed notebook."""
+    """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
+    if sys.platform == "win32":
+        print("lficam: lficam works on Linux and macOS; on Windows start it in WSL, which is a Linux.", file=sys.stderr)
+        return 2
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could follow; this answers and ends the process
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     arguments = parser().parse_args(argv)
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
@@ -20,16 +28,19 @@ def main(argv=None):
 
             raise InputError("Only `lficam train` works in a launcher's processes (see also `lficam score --shard`).")
         return arguments.call(arguments) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"lficam: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 130
     except Exception as error:
         from .errors import InputError
+        from .progress import first
         from .run import RunError
 
         if not isinstance(error, (InputError, RunError)):
             raise
         code = getattr(error, "code", 2)
-        if code == 2 and os.environ.get("RANK", "0") != "0":
+        if code == 2 and not first():
             time.sleep(20)  # what all processes of a launcher say is said once: it ends this one when the first ended
         print(f"lficam: {error}", file=sys.stderr)
         return code
@@ -47,7 +58,7 @@ def parser():
     command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="name of a notebook (default: all)")
     command.add_argument("--profile", default="desk", help="folder of parameter files (default: desk)")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, in YAML")
-    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: a day)")
+    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: none)")
     command.add_argument("--list", action="store_true", help="print profiles and notebooks")
 
     command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")
@@ -113,8 +124,8 @@ def _training_options(command):
     command.add_argument("--layers", nargs="+", default=(), help="of the classifier (default: see lficam layers)")
     command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
     command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
-    command.add_argument("--size", type=int, default=0, help="of the images in pixels (default: the data set's)")
-    command.add_argument("--count", type=int, default=0, help="training images (default: all)")
+    command.add_argument("--size", type=int, help="of the images in pixels (default: the data set's)")
+    command.add_argument("--count", type=int, help="training images (default: all)")
     command.add_argument("--authors", action="store_true", help="start from the authors' recipe for this data set")
     recipe = {"epochs": int, "batch-size": int, "lr": float, "weight-decay": float, "gamma": float, "seed": int}
     for name, kind in recipe.items():
@@ -182,9 +193,11 @@ def compare_maps(arguments):
 
 def _job(arguments):
     """The job that the options of `train` and `lr-find` describe."""
+    from .errors import check_numbers
     from .recipes import Recipe, authors_recipe, explainer_recipe
     from .training import Job
 
+    check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     job = Job(
@@ -192,8 +205,8 @@ def _job(arguments):
         arguments.backbone,
         dataset=arguments.dataset,
         data_root=arguments.data_root,
-        size=arguments.size,
-        train_count=arguments.count,
+        size=arguments.size or 0,
+        train_count=arguments.count or 0,
         options=_values("--option", arguments.option),
         layers=tuple(arguments.layers),
         weights=arguments.weights,
@@ -224,8 +237,9 @@ def find_lr(arguments):
 
     from .curves import lr_curve
     from .errors import InputError
-    from .loop import best_device, memory_format, seed_everything
+    from .loop import best_device, memory_format
     from .lr_range import lr_range
+    from .numerics import exact
     from .training import relabelled
     from .workspace import atomic
 
@@ -234,8 +248,8 @@ def find_lr(arguments):
     images = job.images("train", job.train_count)
     if arguments.steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
         images = images.subset(range(arguments.steps * job.recipe.batch_size))
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
-    model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
     images = relabelled(model, images, arguments.workers)
     limits = {"start": arguments.start, "end": arguments.end, "steps": arguments.steps}
     found = lr_range(model, images, job.recipe, **limits, workers=arguments.workers)
@@ -249,12 +263,14 @@ def find_lr(arguments):
 def evaluate_model(arguments):
     """`lficam evaluate`."""
     from . import checkpoints, data
-    from .errors import InputError
+    from .errors import InputError, check_numbers
     from .evaluation import dump, perturbed_accuracy, predict
-    from .metrics import correct
+    from .metrics import correct, one_class
+    from .progress import say
     from .results import percentage
     from .training import best_device
 
+    check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     job = (checkpoints.read(arguments.checkpoint).get("settings") or {}).get("job", {})
     dataset = arguments.dataset or job.get("dataset")
     if not dataset:
@@ -276,6 +292,8 @@ def evaluate_model(arguments):
         print(
             f"{title}: {value:.1f} %  95 % interval {low:.1f} to {high:.1f}  N = {n}  ({images.name}, {images.split})"
         )
+    if told := one_class(predictions.logits.argmax(1), images.labels, images.classes):
+        say(told)
     if arguments.dump:
         print(dump(model, images, arguments.dump, workers=arguments.workers).path)
 

@@ -18,6 +18,7 @@ from .data import batches
 from .errors import InputError, check_fields, choose
 from .maps import finish, minmax, upsample
 from .measures import fetch
+from .numerics import exact
 
 CHOICES = {
     "score": ("probability", "logit"),
@@ -80,6 +81,7 @@ CONVENTIONS = {
 }
 
 
+@exact()
 @torch.no_grad()  # not inference mode: methods by gradients could not use what is made in it
 def scores(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0):
     """What the classifier says of every image and of the masked image, by every convention.
@@ -101,7 +103,7 @@ def scores(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0)
         for label, mask, space in dict.fromkeys((c.label, c.mask, c.space) for c in conventions.values()):
             scaled = SCALES[mask](maps[label], pixels.shape[2:])
             masked = faithfulness.masked_images(pixels, scaled, space, mean, check=False)
-            answers[label, mask, space] = classifier(masked.contiguous(memory_format=torch.channels_last))
+            answers[label, mask, space] = classifier.answer(masked.contiguous(memory_format=torch.channels_last))
         found = []
         for c in conventions.values():
             own, pair = classes[c.label], (logits, answers[c.label, c.mask, c.space])

@@ -14,7 +14,7 @@ import torch
 from . import faithfulness, metrics
 from .errors import InputError, choose
 from .features import tap
-from .maps import finish
+from .maps import ROUNDING, finish
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 PRECISIONS = ("float32", "bfloat16")
@@ -71,9 +71,8 @@ def measure(plan, explainers, classifier, pixels, ids, masks=None):
     at_once, parts = _at_once(pixels), []
     for start in range(0, len(pixels), at_once):
         own = slice(start, start + at_once)
-        parts.append(
-            _measure(plan, explainers, classifier, pixels[own], ids[own], None if masks is None else masks[own])
-        )
+        known = None if masks is None else masks[own]
+        parts.append(_measure(plan, explainers, classifier, pixels[own], ids[own], known))
     return {
         name: {column: torch.cat([part[name][column] for part in parts]) for column in columns}
         for name, columns in parts[0].items()
@@ -103,7 +102,9 @@ def _measure(plan, explainers, classifier, pixels, ids, masks):
         said = answers.get(None, {}) | answers.get(name, {})
         columns[name] = {"class": classes, "probability": clean} | _of_answers(plan, clean, said)
         columns[name] |= _of_maps(plan, own, masks)
-    seen = {("images", "pixels"): _nan_unless((pixels >= 0) & (pixels <= 1)), ("the classifier", "answer"): clean}
+    low, high = (-ROUNDING, 1 + ROUNDING) if classifier.normalise.bounded else (-math.inf, math.inf)
+    inside = torch.isfinite(pixels) & (pixels >= low) & (pixels <= high)
+    seen = {("images", "pixels"): _nan_unless(inside), ("the classifier", "answer"): clean}
     seen |= {(name, "map"): _nan_unless(torch.isfinite(raw[name])) for name in maps}
     seen |= {(name, "finished map"): _nan_unless(torch.isfinite(maps[name])) for name in maps}
     seen |= {(name, column): values for name, own in columns.items() for column, values in own.items()}
@@ -153,7 +154,7 @@ def ask(classifier, questions, classes, plan):
     answers = {}
     for name, column, images in questions:
         with plan.autocast(images.device):
-            logits = classifier(images.contiguous(memory_format=torch.channels_last)).float()
+            logits = classifier.answer(images.contiguous(memory_format=torch.channels_last)).float()
         found = faithfulness.class_scores(logits, classes, check=False), logits.argmax(1) == classes
         answers.setdefault(name, {})[column] = found
     return answers
@@ -254,7 +255,7 @@ def _check(values, name, what, ids):
         where = f"{what} of image {ids[bad[0]]!r}"
         where += f", as of {len(bad)} of these {len(ids)} images," * (len(bad) > 1)
         if what == "pixels":
-            raise InputError(f"{name}: the {where} hold values outside [0, 1]: divide 8-bit pixels by 255.")
+            raise InputError(f"{name}: the {where} hold values outside [0, 1] or NaN: divide 8-bit pixels by 255.")
         raise InputError(
             f"{name}: the {where} holds NaN or infinity: an explainer or a classifier is damaged, or the precision "
             "too coarse."

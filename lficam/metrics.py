@@ -9,10 +9,31 @@ from .errors import InputError
 
 
 def correct(logits, labels, k=1):
-    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,). Ties go against the label."""
-    own = logits.gather(1, labels[:, None])
-    rivals = (logits >= own).sum(1) - 1
+    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
+
+    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
+    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    """
+    own, classes = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
     return (rivals < k) & torch.isfinite(own[:, 0])
+
+
+def one_class(predicted, labels, classes=None):
+    """A sentence when all images are predicted as one class though their labels have more, else "".
+
+    predicted, labels: integers (N,); classes: their names.
+    """
+    known = labels.unique().numel()
+    if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
+        return ""
+    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
+    return (
+        f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
+        "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
+        "explainer of it, mean nothing. Train it anew with a lower learning rate, more epochs or more images, or begin "
+        "with ImageNet weights where the network has them (--option weights=DEFAULT)."
+    )
 
 
 def intersection_over_union(maps, masks, threshold=100 / 255):

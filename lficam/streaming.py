@@ -7,8 +7,6 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
-import contextlib
-import hashlib
 import io
 import itertools
 import json
@@ -20,57 +18,11 @@ from pathlib import Path
 import pandas as pd
 
 from . import __version__, results, workspace
+from .checkpoints import file_hash
 from .configuration import differences, sha256
 from .errors import InputError
 
-_HELD = set()  # by this process, which its own locks do not keep out
 _WHOLE = {"class", "pointing"}
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Nobody else writes the table meanwhile; `InputError` when somebody does, or the folder refuses.
-
-    The lock belongs to the process alone: processes that read images do not keep it when the run is killed.
-    """
-    path = Path(path).absolute()
-    taken = InputError(f"Another run is writing {path}: wait for it, or give another file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the file to write, as scores.csv.")
-    if path in _HELD:
-        raise taken
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = _lock(_beside(path, "lock"))
-    except BlockingIOError:
-        raise taken from None
-    except OSError as error:
-        raise _refused(path, error) from error
-    _HELD.add(path)
-    try:
-        yield
-    finally:
-        _HELD.discard(path)
-        _beside(path, "lock").unlink(missing_ok=True)
-        file.close()
-
-
-def _lock(path):
-    while True:
-        file = path.open("a")
-        try:
-            import fcntl  # not on Windows, where nothing is locked
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            return file
-        except OSError as error:
-            file.close()
-            raise BlockingIOError from error
-        with contextlib.suppress(FileNotFoundError):  # the one who had it may just have removed it
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
 
 
 class Memory:
@@ -111,7 +63,7 @@ class Part:
             self.path.touch()
             self.file = self.path.open("r+b", buffering=0)  # what the disk refuses is not tried again on closing
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise workspace.refused(self.path, error) from error
         try:
             self._resume(fresh)
         except BaseException:
@@ -165,8 +117,8 @@ class Part:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise InputError(
-                f"Cannot write {self.path}: {error.strerror or error}. What it holds stays: free some space "
-                "and run the same again, and it continues."
+                f"Cannot write {self.path}: {error.strerror or error}. What it holds stays, and the same run "
+                f"continues it. {workspace.advice(error)}"
             ) from error
 
     def finish(self):
@@ -284,13 +236,3 @@ def nothing(failed):
 
 def _beside(path, ending):
     return Path(f"{path}.{ending}")
-
-
-def file_hash(path):
-    """SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refused(path, error):
-    return InputError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder.")

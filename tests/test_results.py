@@ -1,21 +1,28 @@
 """Intervals against known values, tables beside published numbers, records."""
 
+import errno
+import importlib.metadata
 import json
+import os
 import re
+import subprocess
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from lficam import workspace
+import lficam
+from lficam import recipes, workspace
 from lficam.errors import InputError
 from lficam.results import (
     Report,
     backbone_title,
     beside_published,
     bootstrap,
+    provenance,
     published_accuracy,
+    published_faithfulness,
     published_iou,
     show,
     wilson,
@@ -47,8 +54,8 @@ def test_bootstrap():
         bootstrap([1.0, float("nan")])
 
 
-def test_published_numbers_are_the_files(pytestconfig):
-    table = published_accuracy(pytestconfig.rootpath / "data" / "papers")
+def test_published_numbers_are_the_files():
+    table = published_accuracy()
     row = table[(table.dataset == "CIFAR-100") & (table.backbone == "ResNet-110") & (table.method == "abn")]
     assert row.published.dropna().tolist() == [77.5]  # 22.5 % error
     lfi = table[table.method == "lfi-cam"]
@@ -56,13 +63,21 @@ def test_published_numbers_are_the_files(pytestconfig):
     assert lfi.published.isna().all()
 
 
-def test_published_iou_is_the_files(pytestconfig):
-    per_model, mean = published_iou(pytestconfig.rootpath / "data" / "papers")
+def test_published_iou_is_the_files():
+    per_model, mean = published_iou()
     assert (len(per_model), len(mean)) == (30, 6)
     row = per_model[(per_model.method == "lfi-cam") & (per_model.dataset == "STL-10")]
     assert row.published.tolist() == [0.64, 0.65, 0.65, 0.63, 0.65]
     assert row.pair.tolist() == ["first", "second", "third", "fourth", "fifth"]
     assert mean[(mean.method == "abn") & (mean.dataset == "Cat&Dog")].published.tolist() == [0.3]
+
+
+def test_tables_come_with_the_package(home, monkeypatch):
+    """In a folder, and with a project folder, that have nothing of the repository."""
+    monkeypatch.chdir(home)
+    assert len(published_faithfulness()) > 100
+    assert {"abn", "lfi-cam"} <= {row["method"] for row in recipes.read()}
+    assert all(workspace.table(name).is_file() for name in workspace.TABLES)
 
 
 def test_beside_published_keeps_both_sides():
@@ -103,6 +118,29 @@ def test_report_is_complete_only_with_its_record(home):
     assert not (folder / "record.json").exists()  # a new run starts without the old claim
 
 
+def test_a_plain_checkout_has_a_record_too(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    versions = provenance()["versions"]
+    assert versions["lficam"] == lficam.__version__
+    assert versions["torch"] == "unknown"
+
+
+@pytest.mark.parametrize(("place", "known"), [("", True), (".venv/lib", False)])
+def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch, place, known):
+    """Installed below a repository of somebody else's it has none; the project folder has nothing to do with it."""
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / place / "lficam").mkdir(parents=True)
+    monkeypatch.setattr(workspace, "PACKAGE", tmp_path / place / "lficam")
+    commit = provenance()["commit"]
+    assert bool(re.fullmatch("[0-9a-f]{40}", commit)) == known
+    assert known or commit == "unknown"
+
+
 def test_atomic_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -116,6 +154,63 @@ def test_atomic_keeps_the_earlier_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_blames_the_disk_for_the_file_alone(tmp_path):
+    """An error of what happens meanwhile passes as it is, be it of the same kind."""
+    path = tmp_path / "a.txt"
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), OSError(errno.ENOSPC, "of another disk"), OSError()):
+        with pytest.raises(OSError) as caught, workspace.atomic(path):  # noqa: PT011
+            raise error
+        assert caught.value is error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "todo"),
+    [
+        (errno.ENOSPC, "Free some space or choose another folder"),
+        (errno.EDQUOT, "Free some space or choose another folder"),
+        (errno.EACCES, "Get the permission to write there or choose another folder"),
+        (errno.EROFS, "Get the permission to write there or choose another folder"),
+        (errno.EIO, "Choose another folder"),
+    ],
+)
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_atomic_says_what_helps(tmp_path, monkeypatch, step, number, todo):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(workspace.os, step, refuse)
+    sentence = rf"^Cannot write .*a\.txt: {os.strerror(number)}\. {todo}\.$"
+    with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt") as file:
+        file.write(b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_sees_refused_writes(tmp_path):
+    """The system refuses from 1,000 bytes on, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        sentence = r"Cannot write .*a\.txt: File too large\. Choose another folder\.$"
+        with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt", "w") as file:
+            file.write("x" * 10**5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_leaves_the_umask_to_the_system(tmp_path, monkeypatch):
+    """No moment without a mask, in which another thread's files would be everybody's."""
+    before = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the mask is the process's"))
+    with workspace.atomic(tmp_path / "a.txt", "w") as file:
+        file.write("x")
+    monkeypatch.undo()
+    os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(

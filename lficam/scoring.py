@@ -91,6 +91,8 @@ def score(
 
 def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
+    if not isinstance(explainers, dict) or not explainers:
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {str(explainers)[:60]}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
     classifiers = {id(classifier): classifier for classifier in reversed(found)}
     if len(classifiers) > 1:
@@ -125,7 +127,7 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            masks = None if images.masks is None else rest.masks[indices].to(device)
+            masks = None if images.masks is None else rest.masks[indices].to(device, non_blocking=True)
             columns = measure(plan, explainers, classifier, pixels, ids, masks)
             number = (start + indices[0].item()) // batch_size
             sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))

@@ -148,7 +148,7 @@ def attached(card, path, classifier=None):
     name = own["classifier"]
     if classifier is None and not (own.get("weights") or Path(name).suffix):
         raise InputError(
-            f"{path} explains a {name} of your own: give it as classifier=... in Python, --classifier here."
+            f"{path} explains a {name} of your own: give it as classifier=... (Python), --classifier (command line)."
         )
     weights = own.get("weights") or "papers"
     images = {key: own[key] for key in ("mean", "std", "size") if key in own}

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`lficam COMMAND ...`. Nothing heavy is imported before a command needs it."""
 
 import argparse
@@ -9,10 +10,17 @@ import time
 
 
 def main(argv=None):
-    """Run one command and return the exit code: 0 success, 2 wrong input, `RunError.code` for a failed notebook."""
+    """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
+    if sys.platform == "win32":
+        print("lficam: lficam works on Linux and macOS; on Windows start it in WSL, which is a Linux.", file=sys.stderr)
+        return 2
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could follow; this answers and ends the process
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     arguments = parser().parse_args(argv)
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
@@ -20,16 +28,19 @@ def main(argv=None):
 
             raise InputError("Only `lficam train` works in a launcher's processes (see also `lficam score --shard`).")
         return arguments.call(arguments) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"lficam: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 130
     except Exception as error:
         from .errors import InputError
+        from .progress import first
         from .run import RunError
 
         if not isinstance(error, (InputError, RunError)):
             raise
         code = getattr(error, "code", 2)
-        if code == 2 and os.environ.get("RANK", "0") != "0":
+        if code == 2 and not first():
             time.sleep(20)  # what all processes of a launcher say is said once: it ends this one when the first ended
         print(f"lficam: {error}", file=sys.stderr)
         return code
@@ -47,7 +58,7 @@ def parser():
     command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="name of a notebook (default: all)")
     command.add_argument("--profile", default="desk", help="folder of parameter files (default: desk)")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, in YAML")
-    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: a day)")
+    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: none)")
     command.add_argument("--list", action="store_true", help="print profiles and notebooks")
 
     command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")
@@ -228,8 +239,9 @@ def find_lr(arguments):
 
     from .curves import lr_curve
     from .errors import InputError
-    from .loop import best_device, memory_format, seed_everything
+    from .loop import best_device, memory_format
     from .lr_range import lr_range
+    from .numerics import exact
     from .training import relabelled
     from .workspace import atomic
 
@@ -238,8 +250,8 @@ def find_lr(arguments):
     images = job.images("train", job.train_count)
     if arguments.steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
         images = images.subset(range(arguments.steps * job.recipe.batch_size))
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
-    model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
     images = relabelled(model, images, arguments.workers)
     limits = {"start": arguments.start, "end": arguments.end, "steps": arguments.steps}
     found = lr_range(model, images, job.recipe, **limits, workers=arguments.workers)

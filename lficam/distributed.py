@@ -1,11 +1,12 @@
 """One training on several processes: each has its part of every batch, and the result is that of one process.
 
-torchrun --standalone --nproc-per-node 8 -m lficam.cli train --method lfi-cam --backbone resnet50 --dataset imagenet
+torchrun --standalone --nproc-per-node 8 -m lficam train --method lfi-cam --backbone resnet50 --dataset imagenet
 
 Launchers (torchrun, accelerate launch) tell each process its RANK; without them all here does nothing. Gradients are
 averaged by DistributedDataParallel; batch norm sees the whole batch; files are written by process 0 alone.
 """
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, reason
 
 PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for the others
 
@@ -163,29 +164,38 @@ def joined(device):
             dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"Process {rank} of {size} does not find the others ({str(error).splitlines()[0][:120]}): "
+            f"Process {rank} of {size} does not find the others ({reason(error)}): "
             "start all of them by one torchrun, or unset RANK and WORLD_SIZE."
         ) from error
     lost = f"Process {rank} of {size} was left by another one, which failed or was killed: start the same command again"
     lost += ", the training continues after its last finished epoch."
 
-    def stop(signum, frame):  # noqa: ARG001
-        signal.signal(signum, signal.SIG_IGN)  # time to say so
+    def stop(signum, frame):  # noqa: ARG001 - the launcher's signal to those that are left
+        signal.signal(signum, before)
         raise LostError(lost)
 
-    before = signal.signal(signal.SIGTERM, stop)  # a launcher's, to those that are left
+    atexit.unregister(leave)  # whoever fails must not wait for the others
+    before = signal.signal(signal.SIGTERM, stop)
     _current = World(rank, size)
     try:
-        yield _current  # the group stays for a next training
+        yield _current
+        atexit.register(leave)  # no earlier, as there may be a next training
     except RuntimeError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
-            raise LostError(lost) from error
-        raise
+        if not isinstance(error, dist.DistError) and not any(w in str(error) for w in ("gloo", "Connection", "NCCL")):
+            raise
+        # The launcher's signal is still to come: it must not end us before we have said so.
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, before))
+        raise LostError(lost) from error
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:  # nobody is lost: whoever is ended now has nothing to add
+        if signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, before)
         _current = ALONE
+
+
+def leave():
+    """Destroy the group of processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def synchronise(model):

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from .data import batches
 from .dumps import open_dump, writer
 from .errors import InputError, choose
+from .features import run
 from .maps import finish
 from .metrics import correct
+from .numerics import exact
 
 
 class Predictions(NamedTuple):
@@ -21,6 +23,7 @@ class Predictions(NamedTuple):
     maps: torch.Tensor
 
 
+@exact()
 @torch.inference_mode()
 def predict(model, images, batch_size=256, workers=0):
     """All logits and maps of a classifier on a data set, in the data set's order, on the model's device."""
@@ -33,6 +36,7 @@ def predict(model, images, batch_size=256, workers=0):
     return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+@exact()
 @torch.inference_mode()
 def predicted_labels(classifier, images, batch_size=64, workers=0):
     """The classes (N,) that a frozen classifier predicts for the images without augmentation, on the CPU."""
@@ -43,6 +47,7 @@ def predicted_labels(classifier, images, batch_size=64, workers=0):
     )
 
 
+@exact()
 @torch.inference_mode()
 def dump(model, images, path, batch_size=256, workers=0, **facts):
     """Write the raw maps of a classifier on a data set to the file `path`, a batch at a time; returns it as a `Dump`.
@@ -63,6 +68,7 @@ def dump(model, images, path, batch_size=256, workers=0, **facts):
     return open_dump(path)
 
 
+@exact()
 def fgsm(model, pixels, labels, epsilon, space="pixels"):
     """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
 
@@ -84,28 +90,56 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
     return attacked * model.normalise.std + model.normalise.mean
 
 
+@exact()
 def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, workers=0):
     """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, for `results.percentage`."""
     device, hits = next(model.parameters()).device, []
     for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
         attacked = fgsm(model, pixels, labels, epsilon, space)
         with torch.inference_mode():
-            hits.append(correct(model(attacked).logits.float(), labels).cpu())
+            hits.append(correct(run(model, model.normalise(attacked)).float(), labels).cpu())
     return torch.cat(hits)
 
 
 def randomised(explainer, seed=0):
     """A copy of an explainer whose classifier has random weights (Adebayo et al., NeurIPS 2018); a mechanism stays.
 
-    Every layer that can be initialised anew is, from the seed; the explainer itself is not touched.
+    Every layer that can be initialised anew is. What that does not change (class tokens, position embeddings, layer
+    scales, statistics of a frozen batch norm) is shuffled, so that it keeps its scale and signs; a single number is
+    multiplied by one between 0.5 and 1.5. All from the seed, the same on any device; the explainer itself and torch's
+    random numbers are not touched.
     """
     other = copy.deepcopy(explainer)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for part in other.classifier.network.modules() if other.classifier is not None else ():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+    if other.classifier is None:
+        return other
+    network, device = other.classifier.network, other.classifier.normalise.mean.device
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        _randomise(network.cpu())
+    network.to(device)
     return other
+
+
+def _randomise(network):
+    before = {name: value.clone() for name, value in _floats(network)}
+    anew = set()
+    for name, part in network.named_modules():
+        # torch's attention has the one with an underscore.
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+            anew.add(name)
+    for name, value in _floats(network):
+        if value.numel() > 1:
+            if torch.equal(value, before[name]):
+                value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
+        elif name.rpartition(".")[0] not in anew:
+            value *= 0.5 + torch.rand(())
+
+
+def _floats(network):
+    """Parameters and saved statistics, by name."""
+    return [(name, value) for name, value in network.state_dict().items() if value.is_floating_point()]
 
 
 def finished_maps(predictions, images):
@@ -113,6 +147,7 @@ def finished_maps(predictions, images):
     return finish(predictions.maps, images.size)
 
 
+@exact()
 @torch.inference_mode()
 def lficam_steps(model, pixels):
     """What LFI-CAM computes for one image (1, 3, H, W) on the way to its map, on the CPU.

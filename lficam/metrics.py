@@ -1,4 +1,7 @@
-"""Metrics: pure functions that return a value per image; averages and intervals are made in results.py."""
+"""Metrics: pure functions that return a value per image; averages and intervals are made in results.py.
+
+check=False, where a function has it: the maps are known to be finite, and a GPU need not wait for the look at them.
+"""
 
 import torch
 
@@ -6,9 +9,13 @@ from .errors import InputError
 
 
 def correct(logits, labels, k=1):
-    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,). Ties go against the label."""
-    own = logits.gather(1, labels[:, None])
-    rivals = (logits >= own).sum(1) - 1
+    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
+
+    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
+    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    """
+    own, classes = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
     return (rivals < k) & torch.isfinite(own[:, 0])
 
 
@@ -52,24 +59,24 @@ def energy_in_mask(maps, masks):
     return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
 
 
-def pointing_game(maps, masks):
+def pointing_game(maps, masks, *, check=True):
     """Whether the map's maximum lies in the mask: maps (N, H, W), masks bool (N, H, W) -> bool (N,).
 
     Of several maxima the first in row-major order counts. Raises `InputError` for maps with NaN or of another size.
     Zhang et al. (Excitation Backprop, ECCV 2016), without their tolerance of 15 pixels.
     """
     _check_shapes(maps, masks)
-    _check_finite(maps)
+    _check_finite(maps, check)
     return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].bool()
 
 
-def sparsity(maps):
+def sparsity(maps, *, check=True):
     """Gini index of each map's magnitudes, higher is sparser: maps (N, H, W) -> (N,) in [0, 1).
 
     0 for a constant map and for an empty one; 1 - 1/HW for a single pixel. Raises `InputError` for maps with NaN.
     Hurley and Rickard (IEEE Trans. Information Theory 2009); Chalasani et al. (ICML 2020).
     """
-    _check_finite(maps)
+    _check_finite(maps, check)
     values = maps.flatten(1).double().abs().sort(1).values
     n, total = values.shape[1], values.sum(1)
     weights = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
@@ -98,8 +105,8 @@ def _centred_ranks(maps):
     return torch.empty_like(ranks).scatter_(1, order, ranks)
 
 
-def _check_finite(maps):
-    if not torch.isfinite(maps).all():
+def _check_finite(maps, check=True):
+    if check and not torch.isfinite(maps).all():
         bad = (~torch.isfinite(maps)).flatten(1).any(1).nonzero()[:, 0].tolist()
         raise InputError(f"Maps: {len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}.")
 

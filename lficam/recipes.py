@@ -1,4 +1,4 @@
-"""How a model is trained: the settings, their schedules, and the authors' own from data/recipes.csv."""
+"""How a model is trained: the settings, their schedules, and the authors' own from lficam/tables/recipes.csv."""
 
 import bisect
 import csv
@@ -16,8 +16,9 @@ class Recipe:
     epochs: passes over the training set. schedule "step": at the start of each of the 0-based epochs `milestones` lr is
     multiplied by gamma; "one-cycle": lr is the maximum of `one_cycle`, step by step.
     bias_lr: factor on the lr of parameters named bias; bias_decay: whether they have weight decay.
-    precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, float32 on a CPU.
-    deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does anyway).
+    precision: "float32" (IEEE's, never TF32), "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, else
+    float32. deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does
+    anyway); an operation that has none is refused by name.
     """
 
     epochs: int = 300
@@ -129,6 +130,6 @@ def authors_recipe(method, dataset, backbone, **changes):
 
 
 def read():
-    """All rows of data/recipes.csv, as text."""
-    with (workspace.root() / "data" / "recipes.csv").open(encoding="utf-8", newline="") as file:
+    """All rows of lficam/tables/recipes.csv, as text."""
+    with workspace.table("recipes.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

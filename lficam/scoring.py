@@ -15,15 +15,17 @@ import pandas as pd
 import torch
 
 from . import faithfulness, results, streaming
-from .configuration import configuration, sha256
+from .configuration import configuration, identity, sha256
 from .data import batches
 from .errors import InputError, choose
 from .maps import finish
 from .masked import channels_last
 from .measures import Plan, measure, shared_maps  # noqa: F401
 from .metrics import one_class
+from .numerics import exact
 from .progress import Progress, say
 from .shards import merge  # noqa: F401
+from .workspace import locked
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
@@ -33,6 +35,7 @@ LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
 PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 
+@exact()
 def score(
     explainers,
     images,
@@ -62,8 +65,7 @@ def score(
 
     path: the table as a file, see streaming.py, or a folder, in which all settings have files of their own. Batches are
     written as they come, so that memory does not grow with the images; killed and called again it continues, and the
-    file is the same; finished, it is read. fresh: forget what is there. Meanwhile the classifier's weights lie channels
-    last; afterwards they are as before.
+    file is the same; finished, it is read. fresh: forget what is there.
     Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
     writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
     """
@@ -74,18 +76,27 @@ def score(
         return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
     config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
     path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
-    with streaming.locked(path):
+    with locked(path):
         table = None if fresh else streaming.finished(path, config)
         if table is not None:
             return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
-            return _fill(part, plan, explainers, classifier, mine, **options)
+            try:
+                return _fill(part, plan, explainers, classifier, mine, **options)
+            except KeyboardInterrupt:
+                kept = f"{min(part.done * batch_size, len(mine))} of {len(mine)} images are kept in {part.path}"
+                how = "the same command continues after them (not with fresh, --fresh)"
+                raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
 
 
 def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
+    if not isinstance(explainers, dict) or not explainers:
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {str(explainers)[:60]}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
-    classifiers = {classifier.digest: classifier for classifier in reversed(found)}
+    classifiers = {id(classifier): classifier for classifier in reversed(found)}
+    if len(classifiers) > 1:
+        classifiers = {sha256(identity(classifier)): classifier for classifier in classifiers.values()}
     if not classifiers:
         raise InputError(
             "Scores need a classifier, and none of these explainers has one: make them with attach or baseline "
@@ -111,11 +122,12 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
     rest = images.subset(range(start, len(images))) if start else images
     device, failed = classifier.normalise.mean.device, []
     parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
-    with channels_last(classifier.network), Progress(len(images), "scoring", min(start, len(images))) as progress:
+    classifier = channels_last(classifier)
+    with Progress(len(images), "scoring", min(start, len(images))) as progress:
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            masks = None if images.masks is None else rest.masks[indices].to(device)
+            masks = None if images.masks is None else rest.masks[indices].to(device, non_blocking=True)
             columns = measure(plan, explainers, classifier, pixels, ids, masks)
             number = (start + indices[0].item()) // batch_size
             sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))
@@ -264,6 +276,7 @@ def wide(rows, digits=None):
     return table.loc[rows.explainer.unique(), rows.measure.unique()].rename_axis(columns=None).reset_index()
 
 
+@exact()
 @torch.inference_mode()
 def side_by_side(explainer, images, count=200, batch_size=50, right=True):
     """Scenes of two images of different classes side by side, each explained for both classes.

@@ -63,7 +63,11 @@ def test_double_precision():
 
 def test_without_names_a_class_is_its_number():
     assert freeze(small(), size=32).describe(3) == "3"
-    assert freeze(small(), size=32, classes=("of", "others")).classes is None
+    with pytest.raises(lficam.InputError, match="classes: Small knows 5 classes, got 2 names"):
+        freeze(small(), size=32, classes=("of", "others"))
+    frozen = freeze(small(), size=32)
+    with pytest.raises(lficam.InputError, match=r"was frozen with classes None, not \('of', 'others'\): give one of"):
+        freeze(frozen, classes=("of", "others"))
 
 
 def test_normalisation_by_default():
@@ -103,9 +107,7 @@ def test_the_digest_is_of_the_weights():
     assert len(a.digest) == 64
     b.network.first[1].num_batches_tracked += 7  # which no output depends on
     assert a.digest == b.digest
-    with torch.no_grad():
-        b.network.first[1].running_mean[0] += 1e-3
-    del b.digest  # it is computed once
+    b.network.first[1].running_mean.data[0] += 1e-3
     assert a.digest != b.digest
 
 
@@ -135,6 +137,60 @@ def test_modules_that_are_no_classifiers_of_such_images_are_one_sentence(build, 
     with pytest.raises(lficam.InputError, match=sentence) as error:
         freeze(build(), **{"size": 32} | options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), IndexError("list index"), KeyError(3)]
+)
+def test_errors_that_have_nothing_to_do_with_the_size_stay_what_they_are(error):
+    def change(_):
+        raise error
+
+    with pytest.raises(type(error)) as found:
+        freeze(Returns(change), size=32)
+    assert found.value is error
+
+
+def test_a_cpu_without_memory_is_told_by_torch():
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        freeze(Returns(lambda logits: torch.empty(2**50) + logits), size=32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_coarse_weights_are_refused(dtype):
+    with pytest.raises(
+        lficam.InputError, match=f"Small has weights of {dtype}, too coarse .*: give it as network.float"
+    ):
+        freeze(small().to(dtype), size=32)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_modules_of_jit_are_refused():
+    traced = torch.jit.trace(small().eval(), torch.rand(1, 3, 32, 32))
+    for make in (
+        freeze,
+        lambda network: lficam.attach(network, "tame"),
+        lambda network: lficam.baseline(network, "rise"),
+    ):
+        with pytest.raises(
+            lficam.InputError, match=r"is a torch.jit module, whose layers nobody can look into: give the"
+        ):
+            make(traced)
+
+
+def test_inference_mode():
+    network, pixels = small(), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        frozen, made = freeze(network, size=32), small()
+        assert not frozen.normalise.mean.is_inference()
+        with pytest.raises(
+            lficam.InputError, match=r"Small was made in torch.inference_mode, so that it cannot be diff"
+        ):
+            freeze(made, size=32)
+        by_name = find("squeezenet1_1", weights="random", size=64)
+    assert frozen.layers == freeze(small(), size=32).layers
+    assert not any(p.is_inference() for p in by_name.parameters())
+    assert torch.equal(frozen(pixels), freeze(network, size=32)(pixels))
 
 
 # Names
@@ -229,7 +285,7 @@ def test_weights_of_another_network_are_one_sentence(tmp_path, file):
 @pytest.mark.parametrize("file", ["mine.pth", "mine.safetensors"])
 def test_damaged_files_are_one_sentence(tmp_path, file):
     (tmp_path / file).write_bytes(b"PK\x03\x04 cut short, but longer than a header has to be")
-    with pytest.raises(lficam.InputError, match=f"{file} is refused: it is damaged, or"):
+    with pytest.raises(lficam.InputError, match=f"{file} is not a file of .*, or is damaged"):
         find("squeezenet1_1", tmp_path / file)
 
 
@@ -335,7 +391,8 @@ def test_an_explainer_of_an_own_module(tmp_path):
     explainer = lficam.attach(small_vit(), "t-tame", mean=0.1, std=0.7)
     path = saved(explainer, tmp_path / "last.pt")
     with pytest.raises(
-        lficam.InputError, match=r"last.pt explains a VisionTransformer of your own: give it as classifier="
+        lficam.InputError,
+        match=r"last.pt explains a VisionTransformer of your own: .*classifier= in Python; --classifier",
     ):
         checkpoints.load(path)
     assert same_outputs(checkpoints.load(path, classifier=small_vit()), explainer)
@@ -347,6 +404,63 @@ def test_an_explainer_of_an_own_module(tmp_path):
     again = checkpoints.load(saved(explainer, path), classifier=small())
     assert again.classifier.size == 48
     assert same_outputs(again, explainer)
+
+
+class Wide(Small):
+    """The same weights, the last of them at more places: another function."""
+
+    def __init__(self):
+        super().__init__()
+        self.third[0].stride = (1, 1)
+
+
+def kept(explainer, folder):
+    """The last.pt that a training leaves."""
+    optimizer = torch.optim.SGD(explainer.mechanism.parameters())
+    checkpoints.keep(explainer, optimizer, [{"validation_accuracy": 0.5}], folder, {})
+    return folder / "last.pt"
+
+
+def test_an_explainer_knows_the_function_that_it_explains_not_the_weights_alone(tmp_path):
+    explainer = lficam.attach(small(), "tame", ["first", "third"], size=32)
+    path, other = kept(explainer, tmp_path), Wide()
+    other.load_state_dict(small().state_dict())
+    assert freeze(other, size=32).digest == explainer.classifier.digest
+    with pytest.raises(
+        lficam.InputError, match=r"last.pt was trained on another Small .*its logits of an image are not"
+    ):
+        checkpoints.load(path, classifier=other)
+    optimizer = torch.optim.SGD(explainer.mechanism.parameters())
+    card, changed = explainer.card, lficam.attach(other, "tame", ["first", "third"], size=32)
+    changed.classifier.card["classifier"] = "Small"
+    assert changed.card == card
+    with pytest.raises(lficam.InputError, match="its logits of an image are not"):
+        checkpoints.resume(changed, optimizer, path, "cpu")
+    checkpoints.load(path, classifier=small().to(memory_format=torch.channels_last))
+    for same in (small(), freeze(small(), size=64)):
+        assert same_outputs(checkpoints.load(path, classifier=same), explainer)
+    content = checkpoints.read(path)
+    del content["answer"]  # as before there were answers
+    checkpoints.save(path, content)
+    checkpoints.load(path, classifier=other)
+
+
+def test_the_answer_survives_rounding(tmp_path):
+    explainer = lficam.attach(lficam.create("plain", "resnet-20", 4), "tame")
+    content = checkpoints.read(kept(explainer, tmp_path))
+    logits = torch.tensor(content["answer"])
+    for noise, fits in ((1e-4, True), (1e-2, False)):
+        content["answer"] = (logits + noise * logits.std() * torch.tensor([1, -1, 1, -1])).tolist()
+        if fits:
+            checkpoints.check_answer(explainer, content, "a.pt")
+        else:
+            with pytest.raises(lficam.InputError, match=r"a\.pt was trained on another"):
+                checkpoints.check_answer(explainer, content, "a.pt")
+
+
+def test_a_folder_is_no_classifier(tmp_path):
+    with pytest.raises(lficam.InputError, match=r"is a folder: give the checkpoint in it, as .*/best.pt"):
+        find(tmp_path)
 
 
 def test_weights_of_another_explainer_are_refused(classifier_file, tmp_path):

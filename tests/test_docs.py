@@ -26,6 +26,7 @@ from lficam import (
     baselines,
     checkpoints,
     cli,
+    convert,
     data,
     evaluation,
     finished,
@@ -36,7 +37,6 @@ from lficam import (
     run,
     scoring,
     sources,
-    streaming,
     training,
     workspace,
 )
@@ -46,7 +46,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LINKED = [
     *PAGES,
     ROOT / "CHANGELOG.md",
-    *(ROOT / p / "README.md" for p in ("benchmarks", "data/papers", "tests/golden")),
+    *(ROOT / p / "README.md" for p in ("benchmarks", "lficam/tables/papers", "tests/golden")),
 ]
 
 # Commands that are checked but not run, and why; on a page, `<!-- not run: REASON -->` before a block says the same.
@@ -332,6 +332,19 @@ def of_another(home):  # noqa: ARG001
     checkpoints.load("best.pt", classifier=lficam.create("plain", "resnet-8", 4))
 
 
+def damaged(home):  # noqa: ARG001
+    checkpoints.save("last.pt", {"card": {}, "model": {"w": torch.ones(1000)}})
+    with Path("last.pt").open("r+b") as file:
+        file.seek(1000)
+        file.write(bytes(200))
+    checkpoints.read("last.pt")
+
+
+def holds_code(home):  # noqa: ARG001
+    torch.save({"state_dict": {}, "arguments": SimpleNamespace()}, "model.pth.tar")
+    convert.convert("model.pth.tar", "out", "plain", "resnet-8")
+
+
 def unreadable(home):  # noqa: ARG001
     Path("photo.jpg").write_text("no image")
     sources.open_rgb("photo.jpg")
@@ -345,8 +358,12 @@ def full(home):  # noqa: ARG001
 
 
 def taken(home):
-    with streaming.locked(home / "scores.csv"), streaming.locked(home / "scores.csv"):
+    with workspace.locked(home / "scores.csv"), workspace.locked(home / "scores.csv"):
         pass
+
+
+def out_of_range(home):  # noqa: ARG001
+    lficam.create("plain", "resnet-8", 3).eval()(torch.arange(256.0).expand(1, 3, 256, 256))
 
 
 FAILURES = {
@@ -358,6 +375,9 @@ FAILURES = {
     "killed": killed,
     "diverged": diverged,
     "another classifier": of_another,
+    "out of range": out_of_range,
+    "damaged": damaged,
+    "holds code": holds_code,
     "unreadable": unreadable,
     "disk full": full,
     "another run": taken,

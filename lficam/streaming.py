@@ -7,6 +7,8 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
+import contextlib
+import functools
 import io
 import itertools
 import json
@@ -125,9 +127,19 @@ class Part:
         if not self.rows:
             self.path.unlink()
             raise nothing(self.failed)
+        try:
+            self._put_together()
+        except OSError as error:  # of the pieces
+            raise workspace.refused(self.final, error) from error
+        leave_record(self.final, self.config, self.failed)
+        self.path.unlink()
+        return read(self.final)
+
+    def _put_together(self):
         with workspace.atomic(self.final, "w") as file, contextlib.ExitStack() as stack:
             place = {"mode": "w+", "encoding": "utf-8", "newline": "", "dir": self.final.parent}
-            rows = {name: stack.enter_context(tempfile.TemporaryFile(**place)) for name in self.config["order"]}
+            piece = functools.partial(tempfile.TemporaryFile, **place)
+            rows = {name: stack.enter_context(piece()) for name in self.config["order"]}
             for entry in self._batches():  # once through, and no table in memory
                 for name, text in entry["rows"].items():
                     rows[name].write(text)
@@ -135,9 +147,6 @@ class Part:
             for own in rows.values():
                 own.seek(0)
                 shutil.copyfileobj(own, file)
-        leave_record(self.final, self.config, self.failed)
-        self.path.unlink()
-        return read(self.final)
 
     def _batches(self):
         """The lines of batches of which anything could be read."""

@@ -236,7 +236,7 @@ def relabelled(model, images, workers=0):
         if len(images.classes) != model.classifier.num_classes:
             raise InputError(
                 f"{images.name} has {len(images.classes)} classes, the classifier {model.classifier.num_classes}: "
-                "take its own predictions (--option labels=model)."
+                'take its own predictions (labels="model", --option labels=model).'
             )
         return images
     if model.settings.labels == "batch":

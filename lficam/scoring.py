@@ -83,12 +83,7 @@ def score(
         if table is not None:
             return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
-            try:
-                return _fill(part, plan, explainers, classifier, mine, **options)
-            except KeyboardInterrupt:
-                kept = f"{min(part.done * batch_size, len(mine))} of {len(mine)} images are kept in {part.path}"
-                how = "the same command continues after them (not with fresh, --fresh)"
-                raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
+            return _fill(part, plan, explainers, classifier, mine, **options)
 
 
 def _classifier(explainers):

@@ -7,14 +7,10 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
-import contextlib
-import functools
 import io
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -127,26 +123,16 @@ class Part:
         if not self.rows:
             self.path.unlink()
             raise nothing(self.failed)
-        try:
-            self._put_together()
-        except OSError as error:  # of the pieces
-            raise workspace.refused(self.final, error) from error
+        rows = {name: [] for name in self.config["order"]}
+        for entry in self._batches():
+            for name, text in entry["rows"].items():
+                rows[name].append(text)
+        with workspace.atomic(self.final, "w") as file:
+            file.write(_text(pd.DataFrame(columns=entry["columns"])))
+            file.writelines(itertools.chain(*rows.values()))
         leave_record(self.final, self.config, self.failed)
         self.path.unlink()
         return read(self.final)
-
-    def _put_together(self):
-        with workspace.atomic(self.final, "w") as file, contextlib.ExitStack() as stack:
-            place = {"mode": "w+", "encoding": "utf-8", "newline": "", "dir": self.final.parent}
-            piece = functools.partial(tempfile.TemporaryFile, **place)
-            rows = {name: stack.enter_context(piece()) for name in self.config["order"]}
-            for entry in self._batches():  # once through, and no table in memory
-                for name, text in entry["rows"].items():
-                    rows[name].write(text)
-            file.write(_text(pd.DataFrame(columns=entry["columns"])))
-            for own in rows.values():
-                own.seek(0)
-                shutil.copyfileobj(own, file)
 
     def _batches(self):
         """The lines of batches of which anything could be read."""

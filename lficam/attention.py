@@ -18,7 +18,7 @@ from torch import nn
 from . import backbones
 from .errors import InputError, choose
 from .losses import classification_loss
-from .maps import minmax
+from .maps import check_classes, check_finite, full_precision, minmax, wide
 from .metrics import correct
 
 
@@ -55,21 +55,30 @@ class Classifier(nn.Module):
         self.backbone = backbone
 
     def forward(self, pixels):
-        return self.classify_and_attend(self.normalise(pixels))
+        """`Output` for pixels (B, 3, H, W) in [0, 1], on any device; in eval mode `InputError` for others."""
+        return self.classify_and_attend(self.normalise(self.normalise.enter(pixels, check=not self.training)))
 
     def loss(self, pixels, labels):
         """The terms of `losses.classification_loss`, and whether each image is classified correctly: bool (B,)."""
-        output = self(pixels)
+        output = self.classify_and_attend(self.normalise(pixels))
         return classification_loss(output, labels), correct(output.logits.detach(), labels)
 
-    def explain(self, pixels, target=None):  # noqa: ARG002 - the common interface
+    def explain(self, pixels, target=None):
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
 
         The attention of ABN and LFI-CAM has no class: `target` (B,) matters for the plain classifier alone.
+        Raises `InputError` for other pixels, classes that do not exist, and maps that are not finite.
         """
-        return self(pixels).maps[:, 0]
+        pixels = self.normalise.enter(pixels)
+        if target is not None:
+            target = check_classes(target, self.backbone.num_classes, pixels.device, len(pixels))
+        return check_finite(self.own_maps(self.normalise(pixels), target))
 
     attribute = explain
+
+    def own_maps(self, images, target=None):  # noqa: ARG002 - the common interface
+        """The maps (B, h, w) of `explain` for normalised images."""
+        return self.classify_and_attend(images).maps[:, 0]
 
 
 class Plain(Classifier):
@@ -99,17 +108,15 @@ class Plain(Classifier):
         """Whether the head is global average pooling and one linear layer."""
         return self.backbone.linear
 
-    def explain(self, pixels, target=None):
+    def own_maps(self, images, target=None):
         if not self.explains:
             raise InputError(
                 "A class activation map needs global average pooling and one linear layer after the feature maps, "
                 "which this backbone does not have: use another explainer, or a backbone such as resnet50."
             )
         if target is None:
-            return super().explain(pixels)
-        return self.class_activation_map(self.backbone.features(self.normalise(pixels)), target)[:, 0]
-
-    attribute = explain
+            return super().own_maps(images)
+        return self.class_activation_map(self.backbone.features(images), target)[:, 0]
 
 
 class AttentionBranch(nn.Module):
@@ -219,14 +226,15 @@ class LFIAttention(nn.Module):
 
     def importances(self, features, images):
         """Importances w (B, C) of the feature maps; with softmax each image's sum is 1."""
-        scores = self.importance_network(self.masked_features(features, images))
+        scores = wide(self.importance_network(self.masked_features(features, images)))
         return scores.softmax(1) if self.softmax else scores
 
     def forward(self, features, images):
         """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> attention maps (B, 1, h, w) in [0, 1]."""
         weights = self.importances(features, images)
-        maps = F.relu(torch.einsum("bc,bchw->bhw", weights, features))[:, None]
-        return minmax(maps, constant=maps)
+        with full_precision(features):
+            maps = F.relu(torch.einsum("bc,bchw->bhw", weights, wide(features)))[:, None]
+            return minmax(maps, constant=maps)
 
 
 class LFICAM(Classifier):
@@ -247,6 +255,7 @@ class LFICAM(Classifier):
 METHODS = {"plain": Plain, "abn": ABN, "lfi-cam": LFICAM}
 
 
+@torch.inference_mode(False)  # in which nothing could be trained later
 def create(method, backbone, num_classes, *, mean=None, std=None, **options):
     """A classifier: method "plain", "abn" or "lfi-cam", backbone by name, as "resnet-110"; see backbones.py for names.
 

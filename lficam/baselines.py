@@ -18,6 +18,7 @@ import torch
 from . import cams, classifiers, masked
 from .cams import Baseline, positive
 from .errors import InputError, choose
+from .maps import check_pixels, check_range
 
 
 class Own(Baseline):
@@ -32,8 +33,8 @@ class Own(Baseline):
             raise InputError("own: this classifier brings no map; ABN, LFI-CAM and plain ones with a linear head do.")
 
     def _maps(self, pixels, target):
-        self.counted = len(pixels)
-        return self.classifier.network.eval().explain(pixels, target)
+        self._count(len(pixels))
+        return self.classifier.network.eval().own_maps(self.classifier.normalise(pixels), target)
 
 
 class Control(Baseline):
@@ -42,6 +43,11 @@ class Control(Baseline):
     forward_passes = 0
 
     def __call__(self, pixels, target=None):
+        """Maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]; `InputError` for others."""
+        if self.classifier is not None:
+            pixels = self.classifier.normalise.enter(pixels)
+        else:
+            check_range(check_pixels(pixels))
         return self._maps(pixels, target)
 
     attribute = __call__

@@ -9,12 +9,13 @@ y is the logit or the probability of the class, g = dy/dF.
 """
 
 import contextlib
+import copy
 
 import torch
 
 from .errors import InputError, choose
 from .features import choose_layers, suggest, tap
-from .parts import check_pixels
+from .maps import check_finite, weighted_sum, wide
 
 SCORES = {"logit": "logit", "probability": "probability"}
 
@@ -26,6 +27,8 @@ class Baseline:
     the papers count: without the clean pass of Score-CAM and Ablation-CAM, without backward passes. counted: images
     that went through the classifier, or through what is behind the layer (Ablation-CAM), in the last call, in all.
     batch_size: how many at a time; by default what a processor's cache or an accelerator likes at that size.
+    Several threads may call one explainer, or several of one classifier, at once: each call has what it changes for
+    itself, and the maps are those of one call after the other.
     """
 
     forward_passes = 1
@@ -38,21 +41,32 @@ class Baseline:
     def __call__(self, pixels, target=None):
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 
-        Raises `InputError` for pixels of another shape and for classes that do not exist.
+        Pixels and classes may be on any device, the maps are on the classifier's. Raises `InputError` for pixels of
+        another shape or outside [0, 1], for classes that do not exist, and for maps that are not finite.
         """
-        check_pixels(pixels)
+        pixels = self.classifier.normalise.enter(pixels)
         target = None if target is None else self.classifier.check_classes(target, len(pixels))
-        self.counted = 0
         with torch.inference_mode():
-            maps = self._maps(pixels.contiguous(memory_format=torch.channels_last), target)
-        return maps.clone()  # a tensor like any other, also outside inference mode
+            maps = self._once()._maps(pixels.contiguous(memory_format=torch.channels_last), target)
+        return check_finite(maps).clone()  # a tensor like any other, also outside inference mode
 
     attribute = __call__
+
+    def _once(self):
+        """The explainer for one call, with a count of its own, which is shown as that of the explainer called."""
+        once = copy.copy(self)
+        once._shown, once.counted = self, 0
+        once._count(0)
+        return once
+
+    def _count(self, images):
+        self.counted += images
+        self._shown.counted = self.counted
 
     def _tap(self, images, **options):
         """Normalised images -> the layer's maps (B, C, h, w) and the logits (B, K); options of `features.tap`."""
         (maps,), logits = tap(self.classifier.network, images, [self.layer], **options)
-        self.counted += len(maps if logits is None else logits)
+        self._count(len(maps if logits is None else logits))
         return maps, logits
 
 
@@ -63,11 +77,6 @@ def scores(logits, target, kind):
     """
     values = wide(logits).softmax(1) if kind == "probability" else wide(logits)
     return values.gather(1, target.expand(len(values))[:, None])[:, 0]
-
-
-def wide(x):
-    """The tensor in single precision, or double if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def positive(name, value):
@@ -96,23 +105,33 @@ class GradCAM(Baseline):
         self.layer, self.score = find_layer(classifier, layer), choose("score", score, SCORES)
 
     def _maps(self, pixels, target):
-        cut = []
+        cut, able = [], []
 
         def leaf(found):  # the graph starts here; what comes next may write into the copy
+            able.append(torch.is_grad_enabled())
             cut.append(found[0].detach().requires_grad_())
-            return cut[0].clone()
+            with torch.enable_grad():
+                return cut[0].clone()
 
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
             _, logits = self._tap(self.classifier.normalise(pixels.clone()), change=leaf)
+            if not logits.requires_grad and not able[0]:
+                raise InputError(
+                    f"{type(self.classifier.network).__name__} computes without gradients (torch.no_grad in its "
+                    "forward method): take that out, or use an explainer that needs none: score-cam, ablation-cam or "
+                    "rise."
+                )
             if not logits.requires_grad:
                 raise InputError(f"Layer {self.layer.name!r} has no part in the logits: choose another one.")
-            target = logits.argmax(1) if target is None else target
-            (gradients,) = torch.autograd.grad(scores(logits, target, self.score).sum(), cut)
-        return self.combine(wide(cut[0].detach()), wide(gradients)).relu()
+            target = logits.argmax(1) if target is None else target.clone()
+            y = scores(logits, target, self.score)
+            (gradients,) = torch.autograd.grad(y.sum(), cut)
+        maps = self.combine(wide(cut[0].detach()), wide(gradients)).relu()
+        return maps.where((y.detach() < torch.inf)[:, None, None], torch.nan)  # gradients of NaN look like any others
 
     def combine(self, maps, gradients):
         """Feature maps and gradients (B, C, h, w) -> maps (B, h, w), before the ReLU."""
-        return torch.einsum("bchw,bc->bhw", maps, gradients.mean((2, 3)))
+        return weighted_sum(maps, gradients.mean((2, 3)))
 
 
 class LayerCAM(GradCAM):
@@ -141,7 +160,7 @@ class GradCAMPlus(GradCAM):
         third = (maps * cube).sum((2, 3), keepdim=True) if self.inside else maps.sum((2, 3), keepdim=True) * cube
         below = 2 * square + third + self.epsilon
         alpha = square / torch.where(below == 0, torch.ones_like(below), below)
-        return torch.einsum("bchw,bc->bhw", maps, (alpha * gradients.relu()).sum((2, 3)))
+        return weighted_sum(maps, (alpha * gradients.relu()).sum((2, 3)))
 
 
 class AblationCAM(Baseline):
@@ -154,7 +173,8 @@ class AblationCAM(Baseline):
         super().__init__(classifier, batch_size)
         self.layer, self.score = find_layer(classifier, layer), choose("score", score, SCORES)
         self.forward_passes = self.layer.channels
-        self.alone, self.counted = self._stands_alone(), 0
+        self.alone = self._once()._stands_alone()
+        self.counted = 0
 
     def _maps(self, pixels, target):
         images = self.classifier.normalise(pixels)
@@ -171,7 +191,7 @@ class AblationCAM(Baseline):
                 logits = self._tap(image, change=lambda _, altered=altered: altered)[1]
                 lost[i, part] = y[i] - scores(logits, target[i : i + 1], self.score)
         weights = lost / torch.where(y == 0, torch.ones_like(y), y)[:, None]
-        return torch.einsum("bchw,bc->bhw", wide(maps), weights).relu()
+        return weighted_sum(maps, weights).relu()
 
     @torch.inference_mode()
     def _stands_alone(self):

@@ -17,7 +17,8 @@ from torchvision import models
 
 from . import attention, checkpoints, features
 from .errors import InputError, choose
-from .parts import Normalise
+from .maps import check_classes
+from .parts import Normalise, steady
 from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
 from .workspace import root
 
@@ -27,20 +28,26 @@ class Frozen(nn.Module):
 
     network: what takes normalised images; num_classes: K; size: of the image that its `layers` (features.Layer) were
     listed with; classes: K names, or None; card: how to find it again.
+    Called with pixels outside [0, 1] it raises `InputError`; noise may make such pixels, `answer` takes them.
     """
 
+    @torch.inference_mode(False)  # in which nothing could be differentiated later
     def __init__(self, network, mean, std, size, card, classes=None):
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        _check_weights(network)
+        self.network = steady(network.eval().requires_grad_(False))
         like = next(network.parameters(), torch.zeros(()))
         self.normalise = Normalise(mean, std).to(like)
         self.size, self.card = size, card
         try:
             self.layers, logits = features.spatial_layers(network, torch.zeros(2, 3, size, size).to(like))
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if "memory" in str(error) or "CUDA error" in str(error):
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(
-                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason}): give its own size=."
+                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason}): if it takes images "
+                "of another size, give it as size=."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
@@ -48,26 +55,22 @@ class Frozen(nn.Module):
                 f"{type(network).__name__} returns {found}: a classifier has to return logits (B, K) of K >= 2 classes."
             )
         self.num_classes = logits.shape[1]
-        self.classes = tuple(classes) if classes is not None and len(classes) == self.num_classes else None
+        self.classes = None if classes is None else tuple(classes)
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise InputError(
+                f"classes: {type(network).__name__} knows {self.num_classes} classes, got {len(self.classes)} names."
+            )
 
     def forward(self, pixels):
+        return self.answer(self.normalise.enter(pixels))
+
+    def answer(self, pixels):
+        """Logits (B, K) of pixels (B, 3, H, W) that were masked or made noisy, and are not looked at."""
         return features.run(self.network, self.normalise(pixels))
 
     def check_classes(self, classes, count=None):
         """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
-        last, given = self.num_classes - 1, classes
-        try:
-            classes = torch.as_tensor(classes, device=self.normalise.mean.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
-        if count is not None:
-            classes = classes.expand(count) if classes.ndim == 0 else classes
-            if classes.shape != (count,):
-                raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
-        whole = not classes.is_floating_point() and classes.dtype != torch.bool
-        if not whole or not ((classes >= 0) & (classes <= last)).all():
-            raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
-        return classes.long()
+        return check_classes(classes, self.num_classes, self.normalise.mean.device, count)
 
     @functools.cached_property
     def digest(self):
@@ -85,6 +88,24 @@ class Frozen(nn.Module):
         return self.classes[index] if self.classes else str(index)
 
 
+def _check_weights(network):
+    """Raise `InputError` for a network that cannot be explained as it is."""
+    name = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"{name} is a torch.jit module, whose layers nobody can look into: give the module it was made of."
+        )
+    for value in (*network.parameters(), *network.buffers()):
+        if value.is_inference():
+            raise InputError(
+                f"{name} was made in torch.inference_mode, so that it cannot be differentiated: make it outside."
+            )
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"{name} has weights of {value.dtype}, too coarse for explanations: give it as network.float()."
+            )
+
+
 def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=None):
     """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
 
@@ -100,6 +121,10 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
                 raise InputError(
                     f"This classifier was frozen with {name} {own.tolist()}, not {value}: give one of them."
                 )
+        if classes is not None and tuple(classes) != classifier.classes:
+            raise InputError(
+                f"This classifier was frozen with classes {classifier.classes}, not {tuple(classes)}: give one of them."
+            )
         return classifier
     if not isinstance(classifier, nn.Module):
         raise InputError(f"classifier: expected an nn.Module or a name, got {type(classifier).__name__}.")
@@ -119,6 +144,7 @@ def native_size(network):
     return said if isinstance(said, int) and said > 0 else 224
 
 
+@torch.inference_mode(False)  # in which nothing could be differentiated later
 def find(what, weights="papers", **options):
     """A `Frozen` classifier by name or file.
 
@@ -137,7 +163,9 @@ def find(what, weights="papers", **options):
             raise InputError(f"{what} holds an explainer: give the classifier, {content['card']['backbone']}.")
         network = checkpoints.load(path)
         card = {"classifier": str(path.relative_to(root()) if path.is_relative_to(root()) else path)}
-        found = {"classes": (content.get("settings") or {}).get("classes"), "size": trained_size(content)}
+        names = (content.get("settings") or {}).get("classes")
+        fit = names is not None and len(names) == content["card"]["num_classes"]
+        found = {"classes": names if fit else None, "size": trained_size(content)}
         return freeze(network, card=card, **found | options)
     if what.startswith("timm/"):
         return _timm(what, weights, options)
@@ -145,17 +173,17 @@ def find(what, weights="papers", **options):
     known = models.get_model_weights(what)
     card = {"classifier": what, "weights": str(weights)}
     path = Path(str(weights)).expanduser()
+    names = _categories(known)
     if path.suffix or path.is_file():
         network = _with_file(what, path)
+        names = names if network.card["num_classes"] == len(names) else None
     elif weights == "random":
         network = load(what, 1000)
     else:
-        names = known.__members__
-        card["weights"] = (
-            ("IMAGENET1K_V1" if "IMAGENET1K_V1" in names else "DEFAULT") if weights == "papers" else weights
-        )
+        first = "IMAGENET1K_V1" if "IMAGENET1K_V1" in known.__members__ else "DEFAULT"
+        card["weights"] = first if weights == "papers" else weights
         network = load(what, 1000, card["weights"])
-    return freeze(network, card=card, **{"classes": _categories(known)} | options)
+    return freeze(network, card=card, **{"classes": names} | options)
 
 
 def _at_home(what):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from .data import batches
 from .dumps import open_dump, writer
 from .errors import InputError, choose
+from .features import run
 from .maps import finish
 from .metrics import correct
 
@@ -90,7 +91,7 @@ def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, w
     for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
         attacked = fgsm(model, pixels, labels, epsilon, space)
         with torch.inference_mode():
-            hits.append(correct(model(attacked).logits.float(), labels).cpu())
+            hits.append(correct(run(model, model.normalise(attacked)).float(), labels).cpu())
     return torch.cat(hits)
 
 

@@ -18,7 +18,7 @@ from . import classifiers, losses
 from .distributed import world
 from .errors import InputError, check_fields, choose
 from .features import choose_layers, run, suggest, tap
-from .maps import upsample
+from .maps import check_finite, check_pixels, upsample
 from .mechanism import LCAM, TAME
 from .metrics import correct
 
@@ -72,6 +72,8 @@ class Explainer(nn.Module):
 
     Called, it gives raw maps, before the sigmoid; `loss` is what it is trained with. classifier: `classifiers.Frozen`;
     layers: [features.Layer]; settings: `Settings`. Made by `attach`.
+    Several threads may explain with one explainer, or several of one classifier, at once: a pass is seen by its own
+    thread alone, and the maps are those of one call after the other. Training is for one thread.
     """
 
     def __init__(self, classifier, mechanism, layers, settings):
@@ -113,13 +115,14 @@ class Explainer(nn.Module):
     def forward(self, pixels, target=None):
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 
-        With a target nothing is computed behind the last layer. Raises `InputError` for pixels of another shape and
-        for classes that do not exist.
+        Pixels and classes may be on any device. With a target nothing is computed behind the last layer. Raises
+        `InputError` for pixels of another shape or outside [0, 1], for classes that do not exist, and for maps that are
+        not finite.
         """
         if target is None:
             return self.explain(pixels)[0][:, 0]
-        target = self.classifier.check_classes(target, len(pixels))
-        return self.mechanism(self.features(pixels)[0], target[:, None])[:, 0]
+        target = self.classifier.check_classes(target, len(check_pixels(pixels)))
+        return check_finite(self.mechanism(self.features(pixels)[0], target[:, None])[:, 0])
 
     attribute = forward
 
@@ -130,11 +133,12 @@ class Explainer(nn.Module):
         """
         features, logits = self.features(pixels, stop=False)
         classes = logits.argmax(1, keepdim=True) if classes is None else self.classifier.check_classes(classes)
-        return self.mechanism(features, classes), logits
+        return check_finite(self.mechanism(features, classes), logits), logits
 
     def features(self, pixels, stop=True):
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
-        return self._tap(self.classifier.normalise(pixels), stop=stop)
+        normalise = self.classifier.normalise
+        return self._tap(normalise(normalise.enter(pixels)), stop=stop)
 
     def _tap(self, images, **options):
         multiply = self.settings.class_token == "multiply"
@@ -147,7 +151,7 @@ class Explainer(nn.Module):
         """
         options, images = self.settings, self.classifier.normalise(pixels)
         if options.masked == "features":
-            labels = self.classifier(pixels).argmax(1) if options.labels == "batch" else labels
+            labels = self.classifier.answer(pixels).argmax(1) if options.labels == "batch" else labels
             kept = []
 
             def mask(features):
@@ -163,6 +167,11 @@ class Explainer(nn.Module):
             own = upsample(own, pixels.shape[2:])[:, None]
             masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
             logits = run(self.classifier.network, masked)
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            raise InputError(
+                f"{type(self.classifier.network).__name__} computes without gradients (torch.no_grad in its forward "
+                "method), so that no explainer of it can be trained: take that out."
+            )
         if options.masks == "top":
             count = min(world().images(len(logits)), logits.shape[1])
             masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(count).indices))
@@ -195,6 +204,7 @@ METHODS = {
 }
 
 
+@torch.inference_mode(False)  # in which nothing could be trained later
 def attach(
     classifier, method, layers=None, *, weights="papers", mean=None, std=None, size=None, classes=None, **options
 ):

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import threading
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from .errors import InputError
 
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_registering = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,27 @@ class Layer:
         )
 
 
-class _Enough(Exception):
-    """The last layer that is wanted has answered."""
+class _Enough(BaseException):
+    """The last layer that is wanted has answered. No Exception: of these torch and networks may make something else."""
+
+
+@contextlib.contextmanager
+def hooked(hooks):
+    """Meanwhile the forward hooks [(module, hook)] act, in passes of this thread alone: others may use the modules."""
+    own = threading.get_ident()
+
+    def of_this_thread(hook):
+        return lambda *call: hook(*call) if threading.get_ident() == own else None
+
+    handles = []
+    try:
+        with _registering:
+            handles += [module.register_forward_hook(of_this_thread(hook)) for module, hook in hooks]
+        yield
+    finally:
+        with _registering:
+            for handle in handles:
+                handle.remove()
 
 
 def run(network, images):
@@ -94,16 +115,12 @@ def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw
         return keep
 
     modules = dict(network.named_modules())
-    handles = [modules[layer.name].register_forward_hook(hook(layer)) for layer in layers]
-    try:
-        with contextlib.suppress(_Enough):
-            return found, run(network, images)
-        return found, None
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([(modules[layer.name], hook(layer)) for layer in layers]), contextlib.suppress(_Enough):
+        return found, run(network, images)
+    return found, None
 
 
+@torch.inference_mode(False)  # in which outputs do not tell whether they are written into
 @torch.no_grad()
 def spatial_layers(network, images):
     """All layers with places, in the order in which they answer, for images (B, 3, H, W) as the network takes them.
@@ -117,26 +134,21 @@ def spatial_layers(network, images):
             calls[name] = calls.get(name, 0) + 1
             if torch.is_tensor(output) and output.ndim:
                 outputs.pop(name, None)
-                outputs[name] = output, output._version
+                outputs[name] = output, version(output)
 
         return hook
 
+    def version(output):  # of a network that switches inference mode on itself nobody knows: then maps are copied
+        return object() if output.is_inference() else output._version
+
     modules = dict(network.named_modules())
-    handles = [
-        module.register_forward_hook(keep(name))
-        for name, module in modules.items()
-        if name and not isinstance(module, nn.Identity)
-    ]
-    try:
-        logits = run(network, images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([(m, keep(name)) for name, m in modules.items() if name and not isinstance(m, nn.Identity)]):
+        logits = run(network, images.clone())
     layers = []
-    for name, (output, version) in outputs.items():
+    for name, (output, before) in outputs.items():
         if len(output) == len(images) and (shape := _places(output)):
             pools = isinstance(modules[name], POOLING)
-            layers.append(Layer(name, *shape, reused=output._version != version, calls=calls[name], pools=pools))
+            layers.append(Layer(name, *shape, reused=version(output) != before, calls=calls[name], pools=pools))
     return layers, logits
 
 
@@ -189,9 +201,9 @@ def suggest(layers, count):
     if norms:
         return norms[-count:]
     features = {x.name: x for x in once}
-    if "features.30" in features and "features.31" not in features:  # VGG-16, as the papers take it
-        names = ["features.29"] if count == 1 else ["features.16", "features.23", "features.30"][-count:]
-        return [features[name] for name in names]
+    ends = [features.get(f"features.{i}") for i in (16, 23, 30)]
+    if all(x and x.pools for x in ends) and "features.29" in features and "features.31" not in features:
+        return [features["features.29"]] if count == 1 else ends[-count:]  # VGG-16, as the papers take it
     last = {}
     for layer in once:
         size = layer.height, layer.width

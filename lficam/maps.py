@@ -1,7 +1,101 @@
-"""Min-max normalisation and upsampling of maps: the one place where either happens after an explainer."""
+"""What goes into explainers and what comes out: checks of pixels and maps; the one place of min-max and upsampling.
+
+Pixels are checked where users give them (`parts.Normalise.enter`), not in the passes of masked and noisy images behind.
+"""
+
+import contextlib
 
 import torch
 import torch.nn.functional as F
+
+from .errors import InputError
+
+ROUNDING = 1e-3  # by which pixels may leave [0, 1]: a quarter of a step of 8 bits
+
+
+def check_pixels(pixels):
+    """The pixels, if they are a float tensor (B, 3, H, W); else `InputError`."""
+    wanted = "Images: expected a float tensor (B, 3, H, W) in [0, 1], got"
+    if not torch.is_tensor(pixels):
+        raise InputError(f"{wanted} {type(pixels).__name__}: make one of arrays with torch.from_numpy, channels first.")
+    shape, advice = pixels.shape, ""
+    if pixels.ndim == 4 and shape[1] == 3 and pixels.is_floating_point():
+        return pixels
+    if pixels.ndim == 3:
+        advice = "give a batch, pixels[None]"
+    elif pixels.ndim == 4 and shape[1] != 3:
+        advice = "put the channels first, pixels.permute(0, 3, 1, 2)" if shape[3] == 3 else "give three channels"
+    elif not pixels.is_floating_point():
+        advice = "divide 8-bit values, pixels / 255"
+    raise InputError(f"{wanted} {pixels.dtype} {tuple(shape)}{': ' * bool(advice)}{advice}.")
+
+
+def check_range(pixels, bounded=True):
+    """Raise `InputError` for floating-point pixels outside [0, 1], but for rounding, for NaN, and for no image at all.
+
+    bounded=False: any finite numbers will do. Reads one flag, for which a GPU is waited for.
+    """
+    if not len(pixels):
+        raise InputError("pixels: expected at least one image, got none.")
+    if _cannot_be_read(pixels):
+        return
+    low, high = pixels.detach().aminmax()  # NaN where there is one
+    good = (low >= -ROUNDING) & (high <= 1 + ROUNDING) if bounded else (low - high).isfinite()
+    if not good.item():
+        found = "NaN" if low.isnan() else f"values from {low.item():.3g} to {high.item():.3g}"
+        wanted = "in [0, 1]" if bounded else "that are finite"
+        advice = ": divide 8-bit values by 255, and leave it to the model to normalise" * bounded
+        raise InputError(f"pixels: expected floating-point numbers {wanted}, got {found}{advice}.")
+
+
+def check_finite(maps, logits=None):
+    """The maps, if they and what the classifier says are numbers; else `InputError`. A logit may be minus infinity."""
+    if not _cannot_be_read(maps):
+        good = maps.isfinite().all() if logits is None else maps.isfinite().all() & (logits < torch.inf).all()
+        if not good.item():
+            raise InputError("The map or the classifier's answer is not finite: the weights are broken; take others.")
+    return maps
+
+
+def check_classes(classes, num_classes, device, count=None):
+    """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
+    last, given = num_classes - 1, classes
+    try:
+        classes = torch.as_tensor(classes, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
+    if count is not None:
+        classes = classes.expand(count) if classes.ndim == 0 else classes
+        if classes.shape != (count,):
+            raise InputError(f"target: expected {count} classes, one an image, got shape {tuple(classes.shape)}.")
+    whole = not classes.is_floating_point() and classes.dtype != torch.bool
+    if not whole or not ((classes >= 0) & (classes <= last)).all():
+        raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
+    return classes.long()
+
+
+def _cannot_be_read(tensor):
+    """Whether it has no values yet: it is a shape alone, or what is done with it is being compiled or recorded."""
+    recorded = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return tensor.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing() or recorded
+
+
+def full_precision(tensor):
+    """The context in which autocast leaves products and sums alone: those of a map are too long for bfloat16."""
+    device = tensor.device.type
+    on = not tensor.is_meta and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
+
+
+def wide(x):
+    """The tensor in single precision, or double if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def weighted_sum(maps, weights):
+    """sum_k w_k F_k of feature maps (B, C, h, w) and weights (B, C), in single precision at least: (B, h, w)."""
+    with full_precision(maps):
+        return torch.einsum("bchw,bc->bhw", wide(maps), wide(weights))
 
 
 def minmax(x, constant=0.0):

@@ -6,17 +6,17 @@
 y is the probability or the logit of the class, F are the feature maps of a layer.
 """
 
-import contextlib
 import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from .cams import SCORES, Baseline, find_layer, positive, scores, wide
+from .cams import SCORES, Baseline, find_layer, positive, scores
 from .errors import InputError, choose
 from .features import run
-from .maps import minmax
+from .maps import full_precision, minmax, weighted_sum, wide
 
 SPACES = {"normalised": "normalised", "pixels": "pixels"}
 
@@ -31,11 +31,10 @@ class Masked(Baseline):
         super().__init__(classifier, batch_size)
         self.space = choose("space", space, SPACES)
 
-    def __call__(self, pixels, target=None):
-        with channels_last(self.classifier.network):
-            return super().__call__(pixels, target)
-
-    attribute = __call__
+    def _once(self):
+        once = super()._once()
+        once.classifier = channels_last(self.classifier)
+        return once
 
     def _canvas(self, pixels):
         return self.classifier.normalise(pixels) if self.space == "normalised" else pixels
@@ -45,24 +44,30 @@ class Masked(Baseline):
         images = (canvas * masks[:, None].to(canvas.dtype)).contiguous(memory_format=torch.channels_last)
         images = self.classifier.normalise(images) if self.space == "pixels" else images
         logits = run(self.classifier.network, images)
-        self.counted += len(logits)
+        self._count(len(logits))
         return scores(logits, target, score)
 
     def _at_once(self, pixels):
         return self.batch_size or max(1, 2 ** (19 if pixels.device.type == "cpu" else 23) // pixels[0, 0].numel())
 
 
-@contextlib.contextmanager
 def channels_last(network):
-    """Meanwhile the weights of convolutions lie channels last; afterwards the very same tensors are back."""
-    kept = [(parameter, parameter.data) for parameter in network.parameters() if parameter.ndim == 4]
-    try:
-        for parameter, data in kept:
-            parameter.data = data.contiguous(memory_format=torch.channels_last)
-        yield
-    finally:
-        for parameter, data in kept:
-            parameter.data = data
+    """A copy of the network whose convolutions' weights lie channels last, and which shares all else with it.
+
+    The network itself stays as it is, as others may use it meanwhile.
+    """
+    copies, weights = {}, {}
+    for module in network.modules():
+        copies[module] = object.__new__(type(module))
+        vars(copies[module]).update(vars(module))
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            laid = parameter.detach().contiguous(memory_format=torch.channels_last)
+            weights[parameter] = nn.Parameter(laid, requires_grad=False)
+    for module, copy in copies.items():
+        copy._modules = {name: copies.get(part) for name, part in module._modules.items()}
+        copy._parameters = {name: weights.get(value, value) for name, value in module._parameters.items()}
+    return copies[network]
 
 
 class Masks(NamedTuple):
@@ -114,7 +119,7 @@ class ScoreCAM(Masked):
             weights.append(weight / scale)
         weights = torch.cat([*weights, maps.new_zeros(1)])[kinds]  # kind -1: not seen
         weights = weights.softmax(1) if how.softmax else weights
-        return torch.einsum("bchw,bc->bhw", maps if how.lift else shapes, weights).relu()
+        return weighted_sum(maps if how.lift else shapes, weights).relu()
 
 
 def span(maps):
@@ -179,15 +184,17 @@ class RISE(Masked):
 
     def _maps(self, pixels, target):
         if target is None:
-            target = self.classifier(pixels).argmax(1)
-            self.counted += len(pixels)
+            target = self.classifier.answer(pixels).argmax(1)
+            self._count(len(pixels))
         canvas = self._canvas(pixels)
         total = torch.zeros_like(pixels[:, 0], dtype=torch.float32)
         for part in torch.arange(len(self.grid)).split(self._at_once(pixels)):
-            masks = self.draw(part, pixels.shape[2:], pixels.device)
+            with full_precision(pixels):
+                masks = self.draw(part, pixels.shape[2:], pixels.device)
             for i in range(len(pixels)):
                 weights = self._seen(canvas[i : i + 1], masks, target[i : i + 1], self.score)
-                total[i] += torch.tensordot(weights.float(), masks, 1)
+                with full_precision(pixels):
+                    total[i] += torch.tensordot(weights.float(), masks, 1)
         return total / (len(self.grid) * self.keep)
 
     def draw(self, numbers, size, device="cpu"):

@@ -121,7 +121,7 @@ def ask(classifier, questions, classes, plan):
         images = torch.cat([part for _, _, part, _ in waiting]).contiguous(memory_format=torch.channels_last)
         wanted = torch.cat([classes for *_, classes in waiting])
         with plan.autocast(images.device):
-            logits = classifier(images).float()
+            logits = classifier.answer(images).float()
         found = faithfulness.class_scores(logits, wanted), logits.argmax(1) == wanted
         sizes = [len(part) for _, _, part, _ in waiting]
         for (name, column, *_), *values in zip(waiting, *(x.split(sizes) for x in found), strict=True):

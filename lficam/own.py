@@ -4,6 +4,7 @@ import torch
 
 from .data import Images
 from .errors import InputError
+from .maps import check_range
 from .sources import Memory
 
 
@@ -62,10 +63,9 @@ def _pixels(pixels):
         raise InputError(f"pixels: expected (N, 3, S, S), N images of S x S in colour, got {tuple(pixels.shape)}.")
     if pixels.dtype == torch.uint8:
         return pixels.contiguous()
-    if not pixels.is_floating_point() or not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise InputError(
-            f"pixels: expected uint8, or floating-point numbers in [0, 1], got {pixels.dtype} beyond them."
-        )
+    if not pixels.is_floating_point():
+        raise InputError(f"pixels: expected uint8, or floating-point numbers in [0, 1], got {pixels.dtype}.")
+    check_range(pixels)
     return (pixels * 255).round().to(torch.uint8).contiguous()
 
 

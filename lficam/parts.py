@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .maps import check_pixels, check_range
 
 
 class Backbone(nn.Module):
@@ -105,15 +106,47 @@ class Normalise(nn.Module):
             if numbers.numel() not in (1, 3) or (name == "std" and (numbers <= 0).any()):
                 raise InputError(f"{name}: expected one number or three (R, G, B), std above 0, got {value!r}.")
             self.register_buffer(name, numbers.expand(3).reshape(3, 1, 1).clone(), persistent=False)
+        self.bounded = self.mean.any().item() or self.std.ne(1).any().item()
 
     def forward(self, pixels):
         return (check_pixels(pixels) - self.mean) / self.std
 
+    def enter(self, pixels, check=True):
+        """Pixels as they are given to a model or explainer, on any device, as those of this one: its device and type.
 
-def check_pixels(pixels):
-    """The pixels, if they are a float tensor (B, 3, H, W); else `InputError`."""
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-        raise InputError(
-            f"Images: expected a float tensor (B, 3, H, W) in [0, 1], got {pixels.dtype} {tuple(pixels.shape)}."
+        With `check` `InputError` for no image, NaN, and numbers outside [0, 1]; mean 0 and std 1 stand for images that
+        are normalised already, which have no bounds.
+        """
+        check_pixels(pixels)
+        if check:
+            check_range(pixels, self.bounded)
+        return pixels.to(self.mean)
+
+
+class AdaptivePool(nn.AdaptiveAvgPool2d):
+    """As torch's, bit by bit, but maps of the size that is wanted pass as they are, which a GPU can do backwards.
+
+    Of others torch has no deterministic backward pass on a GPU: `InputError` where one is asked for.
+    """
+
+    def forward(self, x):
+        size = (self.output_size,) * 2 if isinstance(self.output_size, int) else tuple(self.output_size)
+        if x.shape[-2:] == size:
+            return x
+        strict = (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
         )
-    return pixels
+        if strict and x.is_cuda and x.requires_grad:
+            raise InputError(
+                f"Averaging {x.shape[-2]} x {x.shape[-1]} maps to {size[0]} x {size[1]} has no deterministic gradient "
+                "on a GPU: take images of the size that the network is made for, or deterministic=False."
+            )
+        return super().forward(x)
+
+
+def steady(network):
+    """The network, in which adaptive poolings to more than one place are now `AdaptivePool`s, with the same bits."""
+    for part in network.modules():
+        if type(part) is nn.AdaptiveAvgPool2d and part.output_size not in (1, (1, 1)):
+            part.__class__ = AdaptivePool
+    return network

@@ -61,8 +61,7 @@ def score(
 
     path: the table as a file, see streaming.py, or a folder, in which all settings have files of their own. Batches are
     written as they come, so that memory does not grow with the images; killed and called again it continues, and the
-    file is the same; finished, it is read. fresh: forget what is there. Meanwhile the classifier's weights lie channels
-    last; afterwards they are as before.
+    file is the same; finished, it is read. fresh: forget what is there.
     Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
     writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
     """
@@ -110,7 +109,8 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
     rest = images.subset(range(start, len(images))) if start else images
     device, failed = classifier.normalise.mean.device, []
     parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
-    with channels_last(classifier.network), Progress(len(images), "scoring", min(start, len(images))) as progress:
+    classifier = channels_last(classifier)
+    with Progress(len(images), "scoring", min(start, len(images))) as progress:
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
             pixels = pixels.contiguous(memory_format=torch.channels_last)

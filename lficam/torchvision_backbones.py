@@ -7,7 +7,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from .errors import InputError, choose
-from .parts import Backbone
+from .parts import Backbone, steady
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Not convolutional: their stages cannot be given another resolution.
@@ -55,7 +55,7 @@ def network(name, num_classes, *, weights=None):
     The last stage starts at the last layer or block that reduces the resolution. Where only pooling does so, at the
     very end (VGG), it starts after the reduction before that; Inception's starts after its last reduction.
     """
-    net = load(name, num_classes, weights)
+    net = steady(load(name, num_classes, weights))
     if isinstance(net, models.ResNet):
         return resnet_in_parts(net, num_classes)
     units, head = features_and_head(net)

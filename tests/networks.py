@@ -2,6 +2,9 @@
 
 import contextlib
 import functools
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -88,6 +91,24 @@ def small_swin(classes=4):
     """torchvision's Swin transformer, channels last: 8 x 8 places of 12 channels, then 4 x 4 of 24."""
     torch.manual_seed(0)
     return SwinTransformer([4, 4], 12, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=classes)
+
+
+def in_threads(calls, rounds=10, threads=4):
+    """Whether threads that run all calls at once, in different orders, get bit by bit what they give one by one."""
+    alone, start = [call() for call in calls], threading.Barrier(threads)
+
+    def work(number):
+        start.wait()
+        order = [(number + i) % len(calls) for i in range(len(calls))] * rounds
+        return all(torch.equal(calls[i](), alone[i]) for i in order)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return all(pool.map(work, range(threads)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import in_threads
 
 import lficam
 from lficam.attention import ABNOutput, LFIAttention
@@ -229,3 +230,81 @@ def test_wrong_images_are_one_sentence(pixels):
 def test_wrong_normalisation():
     with pytest.raises(lficam.InputError, match="std above 0"):
         lficam.create("plain", "resnet-20", 2, std=0)
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_pixels_outside_the_range_are_refused_but_in_training(method):
+    model, pixels = lficam.create(method, "resnet-8", 3), torch.rand(2, 3, 32, 32)
+    for training in (True, False):
+        model.train(training).loss(pixels * 255, torch.tensor([0, 1]))
+    model.train()(pixels - 0.5)
+    for wrong in (pixels * 255, pixels - 0.5, pixels * torch.nan):
+        model.eval()
+        for call in (model, model.explain, model.attribute):
+            with pytest.raises(lficam.InputError, match=r"pixels: expected floating-point numbers in \[0, 1\], got"):
+                call(wrong)
+    with pytest.raises(lficam.InputError, match="Classes: expected whole numbers from 0 to 2"):
+        model.explain(pixels, 3)
+    assert torch.equal(model.explain(pixels.double(), [1, 2]), model.explain(pixels, torch.tensor([1, 2])))
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_a_model_in_eval_mode_can_be_compiled_and_traced(method):
+    model, pixels = lficam.create(method, "resnet-8", 3).eval(), torch.rand(2, 3, 32, 32)
+    wanted = model(pixels)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(tuple(compiled(pixels)), tuple(wanted))
+    assert len(torch.export.export(model, (pixels,)).module()(pixels)) == len(wanted)
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_broken_weights_are_told(method):
+    model = lficam.create(method, "resnet-8", 3).eval()
+    torch.nn.init.constant_(model.backbone.stages[-1][0].conv1.weight, torch.nan)
+    torch.nn.init.constant_(model.backbone.stages[0][0].conv1.weight, torch.nan)
+    with pytest.raises(lficam.InputError, match="not finite: the weights are broken"):
+        model.explain(torch.rand(2, 3, 32, 32))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_threads_share_a_model(method):
+    model, pixels = lficam.create(method, "resnet-8", 3).eval(), torch.rand(3, 2, 3, 32, 32)
+    assert in_threads([lambda x=x: model.explain(x) for x in pixels] + [lambda: model(pixels[0]).logits], rounds=5)
+
+
+# bfloat16
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("lfi_cifar_resnet20", 0.002), ("lfi_cifar_resnet110_fill", 0.002), ("abn_cifar_resnet20", 0.02)],
+)
+def test_maps_by_autocast_are_near_those_in_float32(golden, name, most):
+    """Of the same feature maps: LFI-CAM's attention sums them, ABN's is a stage of convolutions more."""
+    model, reference = build(golden, name)
+    images = model.eval().normalise(reference["x"])
+    stages, rest = (slice(None), (images,)) if name.startswith("lfi") else (slice(-1), ())
+    features = model.backbone.features(images, stages)
+    wanted = model.attention(features, *rest)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = model.attention(features.bfloat16(), *rest)
+    wanted, maps = (wanted, maps) if rest else (wanted[0], maps[0])
+    assert (maps - wanted).abs().max() < most
+
+
+@torch.no_grad()
+def test_a_flat_sum_of_many_maps_keeps_its_range_by_autocast():
+    """2,048 maps of which the sum spans 6 %: bfloat16 has 8 bits for all of it, and 4 for the span."""
+    torch.manual_seed(0)
+    attention = LFIAttention(2).eval()
+    attention.importance_network.forward = lambda masked: masked.mean((2, 3))
+    features = 1 + 0.02 * torch.randn(2, 1, 7, 7).clamp(-1.5, 1.5) + 0.3 * torch.rand(2, 2048, 7, 7)
+    total = torch.einsum("bc,bchw->bhw", attention.importances(features, torch.ones(2, 3, 32, 32)), features)
+    assert (total.amax((1, 2)) / total.amin((1, 2))).max() < 1.06
+    wanted = attention(features, torch.ones(2, 3, 32, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = attention(features.bfloat16(), torch.ones(2, 3, 32, 32))
+    assert maps.dtype == torch.float32
+    assert (maps - wanted).abs().max() < 0.02

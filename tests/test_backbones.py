@@ -5,10 +5,11 @@ import urllib.error
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 from torchvision.models import WeightsEnum, get_model
 
 import lficam
-from lficam import backbones, checkpoints
+from lficam import backbones, checkpoints, classifiers, parts
 from lficam.authors import our_name
 from lficam.losses import classification_loss
 
@@ -413,3 +414,73 @@ def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
 def test_refusals_are_one_sentence(arguments, options, sentence):
     with pytest.raises(lficam.InputError, match=sentence):
         lficam.create(*arguments, **options)
+
+
+# Adaptive pooling
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """The sizes (from, to) of all adaptive poolings, but for those to one place, that torch computes."""
+    sizes, pool = [], torch.nn.functional.adaptive_avg_pool2d
+
+    def keep(x, size):
+        sizes.extend([(tuple(x.shape[2:]), size)] * (size not in (1, (1, 1))))
+        return pool(x, size)
+
+    monkeypatch.setattr(torch.nn.functional, "adaptive_avg_pool2d", keep)
+    return sizes
+
+
+def vgg16(channels=2):
+    """torchvision's VGG-16, but narrow."""
+    network = models.VGG(
+        models.vgg.make_layers([channels] * 4 + ["M"] + ([channels] * 3 + ["M"]) * 4), init_weights=False
+    )
+    network.classifier = nn.Sequential(nn.Linear(channels * 49, 3))
+    return network
+
+
+def test_no_adaptive_pooling_runs_where_a_gpu_cannot_do_it_deterministically(pooled):
+    """VGG-16 pools 7 x 7 maps to 7 x 7: nothing is to be done."""
+    explainer = lficam.attach(vgg16(), "l-cam-fm", mean=0.5, std=0.5)
+    explainer.train().loss(torch.rand(2, 3, 224, 224), torch.tensor([0, 1]))[0]["total"].backward()
+    assert isinstance(lficam.create("plain", "alexnet", 3).backbone.head[0], parts.AdaptivePool)
+    assert isinstance(classifiers.find("alexnet", weights="random").network.avgpool, parts.AdaptivePool)
+    assert not pooled
+
+
+@pytest.mark.parametrize("size", [7, 9, 14])
+def test_adaptive_pooling_is_that_of_torch(size):
+    torch.manual_seed(0)
+    ours, theirs = (
+        parts.steady(nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.AdaptiveAvgPool2d(1))),
+        nn.AdaptiveAvgPool2d(7),
+    )
+    assert [type(part) for part in ours] == [parts.AdaptivePool, nn.AdaptiveAvgPool2d]
+    a, b = (torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0), requires_grad=True) for _ in "ab")
+    found, wanted = ours[0](a), theirs(b)
+    assert torch.equal(found, wanted)
+    weights = torch.randn(wanted.shape)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    assert torch.equal(a.grad, b.grad)
+
+
+class OnGPU(torch.Tensor):
+    is_cuda = True
+
+
+def test_a_deterministic_recipe_that_a_gpu_cannot_do_is_refused():
+    pool = parts.steady(nn.AdaptiveAvgPool2d((7, 6)))
+    maps = torch.rand(1, 3, 5, 5, requires_grad=True).as_subclass(OnGPU)
+    assert pool(maps).shape == (1, 3, 7, 6)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(
+            lficam.InputError, match="Averaging 5 x 5 maps to 7 x 6 has no deterministic gradient on a GPU"
+        ):
+            pool(maps)
+        assert pool(maps.detach()).shape == (1, 3, 7, 6)
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
-from networks import golden_images
+from networks import golden_images, in_threads
 from skimage.transform import resize
 from torch import nn
 from torchvision import models
@@ -494,11 +494,108 @@ def test_score_cam_of_negative_maps(classifier, pixels, protocol):
 
 
 @pytest.mark.parametrize("method", EXPLAINERS)
-def test_not_a_number_stays_visible(classifier, pixels, method):
-    pixels[1, 0, 5, 5] = float("nan")
-    maps = make(classifier, method)(pixels, 1)
-    assert maps[[0, 2]].isfinite().all()
-    assert maps[1].isnan().any()
+@pytest.mark.parametrize("layer", ["first", "fc"])
+def test_broken_weights_are_told(classifier, pixels, method, layer):
+    explainer = make(classifier, method)
+    nn.init.constant_(getattr(classifier.network, layer).bias, torch.nan)
+    with pytest.raises(InputError, match="The map or the classifier's answer is not finite: the weights are broken"):
+        explainer(pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: x * 255, r"pixels: expected floating-point numbers in \[0, 1\], got values from"),
+        (lambda x: (x - 0.5) / 0.25, r"pixels: expected floating-point numbers in \[0, 1\], got values from -"),
+        (lambda x: x * torch.nan, "pixels: expected floating-point numbers in .*, got NaN"),
+        (lambda x: x[:0], "pixels: expected at least one image"),
+        (lambda x: x.numpy(), "torch.from_numpy"),
+        (lambda x: x[0], "give a batch"),
+    ],
+    ids=["bytes", "normalised", "nan", "none", "numpy", "one"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_pixels_outside_the_range_are_refused(pixels, method, change, says):
+    own = lficam.create("plain", "resnet-8", 5) if method == "own" else None
+    for classifier in [own or small(), None] if method in ("random", "centre") else [own or small()]:
+        explainer = make(classifier, method)
+        for call in (explainer, explainer.attribute):
+            with pytest.raises(InputError, match=says):
+                call(change(pixels))
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_pixels_of_any_type_and_classes_made_in_inference_mode(classifier, pixels, method):
+    explainer = make(classifier, method)
+    wanted = explainer(pixels, [0, 3, 4])
+    assert torch.equal(explainer(pixels.double(), [0, 3, 4]), wanted)
+    with torch.inference_mode():
+        assert torch.equal(explainer(pixels.clone(), torch.tensor([0, 3, 4])), wanted)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_a_module_is_taken_in_inference_mode(classifier, pixels, method):
+    wanted = make(classifier, method)(pixels)
+    with torch.inference_mode():
+        explainer = make(classifiers.freeze(classifier.network, mean=0.4, std=0.3, size=16), method)
+    assert torch.equal(explainer(pixels), wanted)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_maps_by_autocast(classifier, pixels, method):
+    """The classifier's passes are rounded; Grad-CAM++'s may divide by next to nothing."""
+    explainer = make(classifier, method)
+    wanted = explainer(pixels, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = explainer(pixels, 1)
+    assert maps.dtype == torch.float32
+    assert method == "grad-cam++" or (minmax(maps) - minmax(wanted)).abs().max() < 0.1
+    if method == "rise":
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(explainer(pixels, 1), maps)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_threads_share_an_explainer(classifier, pixels, method):
+    """And what others do with the same classifier; the count is that of one call, never of several together."""
+    explainer, other = make(classifier, method), make(classifier, "rise", masks=3)
+    calls = [lambda x=x: explainer(x, 1) for x in pixels.split(1)] + [lambda: explainer(pixels[:1])]
+    calls += [lambda: classifier(pixels), lambda: other(pixels), lambda: make(classifier, method)(pixels[:1])]
+    single = set()
+    for call in calls[:4]:
+        call()
+        single.add(explainer.counted)
+    before = copy.deepcopy(classifier.state_dict())
+    assert in_threads(calls, rounds=3)
+    assert explainer.counted <= max(single)
+    assert not any(module._forward_hooks or module.training for module in classifier.network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert all(parameter.is_contiguous() for parameter in classifier.parameters())
+
+
+class Without(nn.Module):
+    """A network that computes a part of its layers without gradients."""
+
+    def __init__(self, network, layers):
+        super().__init__()
+        self.network, self.count = network, layers
+
+    def forward(self, x):
+        for i, part in enumerate(self.network):
+            with torch.set_grad_enabled(i >= self.count):
+                x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "grad-cam++", "layer-cam"])
+def test_a_classifier_that_computes_without_gradients(classifier, pixels, method):
+    wanted = make(classifier, method)(pixels, 1)
+    guarded = lambda layers: classifiers.freeze(Without(classifier.network, layers), mean=0.4, std=0.3, size=16)  # noqa: E731
+    assert torch.equal(make(guarded(4), method, "network.relu2")(pixels, 1), wanted)  # gradients begin behind the layer
+    for layers in (5, 7):
+        with pytest.raises(InputError, match=r"Without computes without gradients .*: score-cam, ablation-cam or rise"):
+            make(guarded(layers), method, "network.relu2")(pixels, 1)
+    assert torch.equal(make(guarded(7), "rise")(pixels, 1), make(classifier, "rise")(pixels, 1))
 
 
 @pytest.mark.parametrize(
@@ -527,7 +624,6 @@ def test_wrong_options_are_refused_in_one_sentence(classifier, method, options, 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"pixels": torch.rand(3, 16, 16)}, "Images: expected a float tensor"),
         ({"pixels": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, "Images: expected a float tensor"),
         ({"target": [0, 1]}, "target: expected 3 classes"),
         ({"target": [0, 1, 5]}, "Classes: expected whole numbers from 0 to 4"),

@@ -63,7 +63,11 @@ def test_double_precision():
 
 def test_without_names_a_class_is_its_number():
     assert freeze(small(), size=32).describe(3) == "3"
-    assert freeze(small(), size=32, classes=("of", "others")).classes is None
+    with pytest.raises(lficam.InputError, match="classes: Small knows 5 classes, got 2 names"):
+        freeze(small(), size=32, classes=("of", "others"))
+    frozen = freeze(small(), size=32)
+    with pytest.raises(lficam.InputError, match=r"was frozen with classes None, not \('of', 'others'\): give one of"):
+        freeze(frozen, classes=("of", "others"))
 
 
 def test_normalisation_by_default():
@@ -135,6 +139,60 @@ def test_modules_that_are_no_classifiers_of_such_images_are_one_sentence(build, 
     with pytest.raises(lficam.InputError, match=sentence) as error:
         freeze(build(), **{"size": 32} | options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), IndexError("list index"), KeyError(3)]
+)
+def test_errors_that_have_nothing_to_do_with_the_size_stay_what_they_are(error):
+    def change(_):
+        raise error
+
+    with pytest.raises(type(error)) as found:
+        freeze(Returns(change), size=32)
+    assert found.value is error
+
+
+def test_a_cpu_without_memory_is_told_by_torch():
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        freeze(Returns(lambda logits: torch.empty(2**50) + logits), size=32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_coarse_weights_are_refused(dtype):
+    with pytest.raises(
+        lficam.InputError, match=f"Small has weights of {dtype}, too coarse .*: give it as network.float"
+    ):
+        freeze(small().to(dtype), size=32)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_modules_of_jit_are_refused():
+    traced = torch.jit.trace(small().eval(), torch.rand(1, 3, 32, 32))
+    for make in (
+        freeze,
+        lambda network: lficam.attach(network, "tame"),
+        lambda network: lficam.baseline(network, "rise"),
+    ):
+        with pytest.raises(
+            lficam.InputError, match=r"is a torch.jit module, whose layers nobody can look into: give the"
+        ):
+            make(traced)
+
+
+def test_inference_mode():
+    network, pixels = small(), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        frozen, made = freeze(network, size=32), small()
+        assert not frozen.normalise.mean.is_inference()
+        with pytest.raises(
+            lficam.InputError, match=r"Small was made in torch.inference_mode, so that it cannot be diff"
+        ):
+            freeze(made, size=32)
+        by_name = find("squeezenet1_1", weights="random", size=64)
+    assert frozen.layers == freeze(small(), size=32).layers
+    assert not any(p.is_inference() for p in by_name.parameters())
+    assert torch.equal(frozen(pixels), freeze(network, size=32)(pixels))
 
 
 # Names

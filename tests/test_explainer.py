@@ -7,6 +7,7 @@ from networks import (
     TinyVGG,
     golden_images,
     golden_outputs,
+    in_threads,
     small,
     small_swin,
     small_vit,
@@ -600,3 +601,94 @@ def test_weights_of_another_mechanism_are_refused():
         lficam.load_authors(explainer_of("tame"), state | {"attn.extra": torch.zeros(1)})
     with pytest.raises(lficam.InputError, match=r"missing \(.*fuse.bias"):
         lficam.load_authors(explainer_of("l-cam-fm"), small().state_dict())
+
+
+# Several threads, modes, and what is refused
+
+
+@torch.no_grad()
+def test_threads_share_explainers_of_one_classifier():
+    network = small()
+    explainers = [explainer_of(method, network) for method in ("l-cam-img", "l-cam-fm", "tame", "t-tame")]
+    sets = [(explainer, pixels) for explainer in explainers for pixels in torch.rand(2, 2, 3, 32, 32)]
+    calls = [lambda e=e, x=x: e(x) for e, x in sets] + [lambda e=e, x=x: e(x, 3) for e, x in sets]
+    assert in_threads([*calls, lambda: explainers[0].classifier(sets[0][1])], rounds=5)
+
+
+PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "sentence"),
+    [
+        (PIXELS * 255, r"pixels: expected floating-point numbers in \[0, 1\], got values from"),
+        ((PIXELS - 0.5) / 0.25, r"pixels: expected floating-point numbers in \[0, 1\], got values from -"),
+        (PIXELS * torch.nan, "pixels: expected floating-point numbers in .*, got NaN"),
+        (PIXELS[:0], "pixels: expected at least one image"),
+        (PIXELS.numpy(), "torch.from_numpy"),
+    ],
+    ids=["bytes", "normalised", "nan", "none", "numpy"],
+)
+@pytest.mark.parametrize("method", ["tame", "l-cam-img"])
+def test_pixels_outside_the_range_are_refused(method, pixels, sentence):
+    explainer = explainer_of(method)
+    for call in (explainer, explainer.explain, explainer.attribute, lambda x: explainer(x, 1), explainer.classifier):
+        with pytest.raises(lficam.InputError, match=sentence):
+            call(pixels)
+
+
+def test_images_that_are_normalised_already_have_no_range():
+    explainer = lficam.attach(small(), "tame", size=32, mean=0, std=1)
+    assert explainer(PIXELS * 5 - 2).isfinite().all()
+    with pytest.raises(lficam.InputError, match="expected floating-point numbers that are finite, got NaN"):
+        explainer(PIXELS * torch.nan)
+
+
+def test_training_does_not_look_at_pixels():
+    """Which would make a GPU wait; data sets have them in range, and a compiled step could not."""
+    explainer = explainer_of("l-cam-fm", labels="batch").train()
+    explainer.loss(PIXELS * 3, torch.tensor([0, 1]))
+    assert explainer.classifier.answer(PIXELS * 3).shape == (2, 5)
+
+
+def test_pixels_of_any_type_are_explained():
+    explainer = explainer_of("tame")
+    assert torch.equal(explainer(PIXELS.double()), explainer(PIXELS))
+    assert explainer(PIXELS.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "broken", ["mechanism.fuse.weight", "classifier.network.second.0.weight", "classifier.network.fc.bias"]
+)
+def test_broken_weights_are_told(broken):
+    explainer = explainer_of("tame")
+    nn.init.constant_(explainer.get_parameter(broken), torch.nan)
+    with pytest.raises(lficam.InputError, match="not finite: the weights are broken"):
+        explainer(PIXELS)
+    if "fc" not in broken:  # behind the last layer
+        with pytest.raises(lficam.InputError, match="not finite: the weights are broken"):
+            explainer(PIXELS, 1)
+
+
+@pytest.mark.parametrize("method", ["l-cam-fm", "l-cam-img", "tame"])
+def test_what_is_made_in_inference_mode_can_be_used_and_trained(method):
+    network = small()
+    with torch.inference_mode():
+        explainer = explainer_of(method, network)
+        maps = explainer(PIXELS)
+    assert torch.equal(explainer(PIXELS), maps)
+    explainer.train().loss(PIXELS, torch.tensor([0, 1]))[0]["total"].backward()
+    assert all(p.grad is not None for p in explainer.mechanism.parameters())
+
+
+@pytest.mark.parametrize("method", ["l-cam-fm", "l-cam-img"])
+def test_of_a_classifier_without_gradients_nothing_is_learned(method):
+    network = small()
+    network.forward = torch.no_grad()(network.forward)
+    explainer = explainer_of(method, network)
+    with pytest.raises(
+        lficam.InputError, match=r"Small computes without gradients .* no explainer of it can be trained"
+    ):
+        explainer.train().loss(PIXELS, torch.tensor([0, 1]))
+    with torch.no_grad():
+        explainer.eval().loss(PIXELS, torch.tensor([0, 1]))

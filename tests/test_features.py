@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Small, small, small_swin, small_vit, watch
+from networks import Small, in_threads, small, small_swin, small_vit, watch
 from torch import nn
 from torchvision import models
 
@@ -213,3 +213,43 @@ def test_a_map_of_one_channel_is_never_suggested():
 
 def test_a_layer_called_twice_is_never_suggested():
     assert named(suggest(layers_of(Twice()), 3)) == ["two"]
+
+
+def test_a_network_that_has_some_names_of_vgg_is_none():
+    """Its last layer is features.30, as VGG-16's, but there is no pooling, or not where VGG-16 has it."""
+    small = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+    for parts in ({"28": small, "30": nn.Conv2d(4, 4, 3)}, {str(i): nn.Conv2d(3, 3, 1) for i in range(31)}):
+        network = nn.Sequential()
+        network.features = nn.Sequential()
+        for name, part in parts.items():
+            network.features.add_module(name, part)
+        network.pool, network.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        layers = layers_of(network)
+        assert named(suggest(layers, 1)) == ["features"]
+        assert named(suggest(layers, 3))[-1] == "features"
+
+
+def test_layers_are_the_same_in_inference_mode():
+    network = small().eval()
+    expected = layers_of(network)
+    with torch.inference_mode():
+        assert layers_of(network) == expected
+    network.forward = torch.inference_mode()(network.forward)
+    assert named(layers_of(network)) == named(expected)
+    assert all(layer.reused for layer in layers_of(network))  # nobody knows
+
+
+@torch.no_grad()
+def test_passes_of_other_threads_are_not_seen():
+    network, images = small().eval(), torch.rand(2, 3, 32, 32)
+    layers = chosen(network, ["first", "third"])
+    calls = [
+        lambda: tap(network, images, layers)[0][0],
+        lambda: tap(network, images * 0.5, layers[1:])[0][0],
+        lambda: tap(network, images * 0.5, layers[:1], stop=True)[0][0],
+        lambda: tap(network, images, layers, change=lambda maps: maps[-1] * 0)[1],
+        lambda: network(images),
+        lambda: torch.tensor([layer.calls for layer in layers_of(network)]),
+    ]
+    assert in_threads(calls, rounds=20)
+    assert not any(part._forward_hooks for part in network.modules())

@@ -49,8 +49,15 @@ def test_a_model_learns_and_is_scored(tmp_path):
     [
         ({"pixels": PIXELS[:, :1]}, r"pixels: expected \(N, 3, S, S\).*got \(20, 1, 32, 32\)"),
         ({"pixels": PIXELS[:0]}, r"pixels: expected \(N, 3, S, S\)"),
-        ({"pixels": PIXELS.float()}, r"pixels: expected uint8, or floating-point numbers in \[0, 1\]"),
-        ({"pixels": torch.full(PIXELS.shape, torch.nan)}, r"pixels: expected uint8"),
+        (
+            {"pixels": PIXELS.float()},
+            r"pixels: expected floating-point numbers in \[0, 1\], got values from 0 to 255: ",
+        ),
+        ({"pixels": PIXELS.int()}, r"pixels: expected uint8, or floating-point numbers in \[0, 1\], got torch.int32"),
+        (
+            {"pixels": torch.full(PIXELS.shape, torch.nan)},
+            r"pixels: expected floating-point numbers in \[0, 1\], got NaN",
+        ),
         ({"labels": LABELS[:19]}, "labels: expected 20 integers from 0"),
         ({"labels": LABELS - 1}, "labels: expected 20 integers from 0"),
         ({"labels": LABELS / 2}, "labels: expected 20 integers from 0"),

@@ -6,8 +6,6 @@ find("runs/photo-digits/plain-resnet-14-.../best.pt")
 freeze(my_module, mean=(...), std=(...))            # takes normalised images, returns logits (B, K)
 """
 
-import functools
-import hashlib
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from . import attention, checkpoints, features
-from .errors import InputError, choose
+from .errors import InputError, choose, reason
 from .maps import check_classes
 from .parts import Normalise, steady
 from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
@@ -44,10 +42,9 @@ class Frozen(nn.Module):
         except (RuntimeError, ValueError, AssertionError) as error:
             if "memory" in str(error) or "CUDA error" in str(error):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(
-                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason}): if it takes images "
-                "of another size, give it as size=."
+                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason(error)}): if it takes "
+                "images of another size, give it as size=."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
@@ -72,16 +69,21 @@ class Frozen(nn.Module):
         """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
         return check_classes(classes, self.num_classes, self.normalise.mean.device, count)
 
-    @functools.cached_property
+    @property
     def digest(self):
-        """SHA-256, in hex, of all weights: which classifier this is, whatever it is called."""
-        sha = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            if name.endswith("num_batches_tracked"):
-                continue  # which no output depends on
-            sha.update(name.encode())
-            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return sha.hexdigest()
+        """SHA-256, in hex, of the weights as they are now: which classifier this is, whatever it is called."""
+        return checkpoints.digest(self.network.state_dict())
+
+    @torch.no_grad()
+    def probe(self, size=None):
+        """Its logits, K numbers, of an image that is always the same: classifiers of equal weights may differ in them.
+
+        size: of the image, by default the classifier's own. It has all frequencies, so that strides matter.
+        """
+        steps, mean = torch.arange(size or self.size), self.normalise.mean
+        pixels = torch.stack([k * steps[:, None] * steps % 256 / 255 for k in (1, 2, 3)])[None]
+        with torch.autocast(mean.device.type, enabled=False):
+            return self(pixels.to(mean))[0].tolist()
 
     def describe(self, index):
         """The name of a class, or its number."""
@@ -158,7 +160,7 @@ def find(what, weights="papers", **options):
     what = str(what)
     if what.endswith((".pt", ".safetensors")):
         path = _at_home(what)
-        content = checkpoints.read(path)
+        content = checkpoints.read(path, lazily=True)
         if "classifier" in content["card"]:
             raise InputError(f"{what} holds an explainer: give the classifier, {content['card']['backbone']}.")
         network = checkpoints.load(path)
@@ -169,6 +171,8 @@ def find(what, weights="papers", **options):
         return freeze(network, card=card, **found | options)
     if what.startswith("timm/"):
         return _timm(what, weights, options)
+    if Path(what).is_dir():
+        raise InputError(f"{what} is a folder: give the checkpoint in it, as {Path(what) / 'best.pt'}.")
     choose("classifier", what, dict.fromkeys(models.list_models(module=models)))
     known = models.get_model_weights(what)
     card = {"classifier": what, "weights": str(weights)}
@@ -211,7 +215,7 @@ def _with_file(name, path):
     try:
         state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else checkpoints.read_state(path)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is refused: it is damaged, or no file of safetensors ({error}).") from error
+        raise InputError(f"{path} is not a file of safetensors, or is damaged ({reason(error)}).") from error
     state = {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()

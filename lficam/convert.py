@@ -7,13 +7,13 @@ from pathlib import Path
 import safetensors.torch
 
 from .attention import create
-from .checkpoints import load_authors, read_state
+from .checkpoints import facts, file_hash, load_authors, read_state
 from .explainer import METHODS, attach
 from .workspace import atomic
 
 
 def convert(source, target, method, backbone, num_classes=10, **options):
-    """Turn an authors' checkpoint into TARGET.safetensors and TARGET.json (method, backbone, source, its SHA-256).
+    """Turn an authors' checkpoint into TARGET.safetensors and TARGET.json (method, backbone, source, SHA-256 of both).
 
     source: a file that holds a state dict, or the authors' {"state_dict": ..., "epoch": ...}. options: as of `create`.
     Of L-CAM, TAME and T-TAME, backbone is the classifier and options are of `attach`; it knows its number of classes.
@@ -26,10 +26,11 @@ def convert(source, target, method, backbone, num_classes=10, **options):
         attach(backbone, method, **options) if method in METHODS else create(method, backbone, num_classes, **options)
     )
     model = load_authors(make, state)
-    card = {"card": model.card, "source": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    card = facts(model.eval()) | {"source": source.name, "sha256": file_hash(source)}
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in card.pop("model").items()})
+    card["file"] = hashlib.sha256(data).hexdigest()
     with atomic(target) as file:
-        file.write(safetensors.torch.save(weights))
+        file.write(data)
     with atomic(target.with_suffix(".json"), "w") as file:
         json.dump(card, file, indent=1)
     return target

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, reason
 
 PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for the others
 
@@ -163,7 +163,7 @@ def joined(device):
             dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"Process {rank} of {size} does not find the others ({str(error).splitlines()[0][:120]}): "
+            f"Process {rank} of {size} does not find the others ({reason(error)}): "
             "start all of them by one torchrun, or unset RANK and WORLD_SIZE."
         ) from error
     lost = f"Process {rank} of {size} was left by another one, which failed or was killed: start the same command again"

@@ -12,6 +12,16 @@ class InputError(ValueError):
     """
 
 
+def reason(error, limit=120):
+    """The first line of what an error says, its kind where it says nothing: for the middle of a sentence.
+
+    >>> reason(EOFError())
+    'EOFError'
+    """
+    text = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError says the bare key
+    return (text or type(error).__name__).splitlines()[0][:limit]
+
+
 def choose(kind, name, known):
     """Return ``known[name]``, or raise `InputError` naming the near ones.
 

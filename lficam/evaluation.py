@@ -98,15 +98,42 @@ def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, w
 def randomised(explainer, seed=0):
     """A copy of an explainer whose classifier has random weights (Adebayo et al., NeurIPS 2018); a mechanism stays.
 
-    Every layer that can be initialised anew is, from the seed; the explainer itself is not touched.
+    Every layer that can be initialised anew is. What that does not change (class tokens, position embeddings, layer
+    scales, statistics of a frozen batch norm) is shuffled, so that it keeps its scale and signs; a single number is
+    multiplied by one between 0.5 and 1.5. All from the seed, the same on any device; the explainer itself and torch's
+    random numbers are not touched.
     """
     other = copy.deepcopy(explainer)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for part in other.classifier.network.modules() if other.classifier is not None else ():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+    if other.classifier is None:
+        return other
+    network, device = other.classifier.network, other.classifier.normalise.mean.device
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        _randomise(network.cpu())
+    network.to(device)
     return other
+
+
+def _randomise(network):
+    before = {name: value.clone() for name, value in _floats(network)}
+    anew = set()
+    for name, part in network.named_modules():
+        # torch's attention has the one with an underscore.
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+            anew.add(name)
+    for name, value in _floats(network):
+        if value.numel() > 1:
+            if torch.equal(value, before[name]):
+                value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
+        elif name.rpartition(".")[0] not in anew:
+            value *= 0.5 + torch.rand(())
+
+
+def _floats(network):
+    """Parameters and saved statistics, by name."""
+    return [(name, value) for name, value in network.state_dict().items() if value.is_floating_point()]
 
 
 def finished_maps(predictions, images):

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from . import exploring, faithfulness
-from .errors import InputError
+from .errors import InputError, reason
 from .panels import explanation_panels, share
 from .photos import Opened, describe, doubts
 from .progress import headless, say
@@ -208,8 +208,7 @@ class Panel:
 def _sentence(error):
     if isinstance(error, InputError):
         return str(error)
-    first = (str(error).splitlines() or [""])[0][:200]
-    return f"This failed with {type(error).__name__}: {first} (choose another image, class or method)."
+    return f"This failed with {type(error).__name__}: {reason(error)} (choose another image, class or method)."
 
 
 def page(whole, kept, percent, method, classifier):

@@ -13,7 +13,7 @@ import torch
 
 from . import checkpoints, data
 from .distributed import Together, launched, world
-from .errors import InputError
+from .errors import InputError, reason
 from .progress import Progress, say
 from .resident import place
 from .speed import Pace
@@ -191,7 +191,7 @@ def update(optimizer):
     except RuntimeError as error:
         if not any(group.get("fused") for group in optimizer.param_groups):
             raise
-        say(f"The optimiser goes on without its fused kernel ({str(error).splitlines()[0]}).")
+        say(f"The optimiser goes on without its fused kernel ({reason(error)}).")
         for group in optimizer.param_groups:
             group["fused"] = None
         optimizer.step()

@@ -9,6 +9,7 @@ import dataclasses
 
 import torch
 
+from .errors import reason
 from .progress import say
 from .sources import Memory, unit
 
@@ -61,5 +62,5 @@ def place(images, device):
             return images
         return dataclasses.replace(images, source=Resident(images.source, images.rows, device))
     except RuntimeError as error:  # of the device, or memory
-        say(f"{images.name}: pixels stay in main memory ({str(error).splitlines()[0]}).")
+        say(f"{images.name}: pixels stay in main memory ({reason(error)}).")
         return images

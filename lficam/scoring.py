@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from . import faithfulness, results, streaming
-from .configuration import configuration, sha256
+from .configuration import configuration, identity, sha256
 from .data import batches
 from .errors import InputError, choose
 from .maps import finish
@@ -83,7 +83,9 @@ def score(
 def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
-    classifiers = {classifier.digest: classifier for classifier in reversed(found)}
+    classifiers = {id(classifier): classifier for classifier in reversed(found)}
+    if len(classifiers) > 1:
+        classifiers = {sha256(identity(classifier)): classifier for classifier in classifiers.values()}
     if not classifiers:
         raise InputError(
             "Scores need a classifier, and none of these explainers has one: make them with attach or baseline "

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from .errors import choose
+from .errors import choose, reason
 from .progress import duration, say
 
 MODES = ("auto", "on", "off")
@@ -69,8 +69,7 @@ class Pace:
 
     def _give_up(self, error, held):
         """Go on without compilation, in the state before the step."""
-        first = (str(error).strip() or "no reason given").splitlines()[0][:150]
-        say(f"compile: failed ({type(error).__name__}: {first}), the training goes on without it.")
+        say(f"compile: failed ({type(error).__name__}: {reason(error)}), the training goes on without it.")
         self.loss, self.fresh, self.plan = None, False, iter(())
         if held:
             held()

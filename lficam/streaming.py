@@ -8,7 +8,6 @@ PATH.lock         while a run writes; what a killed one left behind locks nobody
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import __version__, results, workspace
+from .checkpoints import file_hash
 from .configuration import differences, sha256
 from .errors import InputError
 
@@ -266,12 +266,6 @@ def nothing(failed):
 
 def _beside(path, ending):
     return Path(f"{path}.{ending}")
-
-
-def file_hash(path):
-    """SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refused(path, error):

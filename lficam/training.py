@@ -220,4 +220,4 @@ def finished_folder(job):
 def read_history(folder):
     """A row for every epoch that the run in this folder has behind it."""
     last = Path(folder) / "last.pt"
-    return checkpoints.read(last)["history"] if last.is_file() else []
+    return checkpoints.read(last, lazily=True)["history"] if last.is_file() else []

@@ -1,14 +1,17 @@
 """Checkpoints: read without running code, refused in one sentence, never half-written."""
 
+import hashlib
 import os
 import pickle
+import struct
 
 import pytest
 import torch
 
 import lficam
 from lficam import checkpoints
-from lficam.errors import InputError
+from lficam.classifiers import find
+from lficam.errors import InputError, reason
 
 
 class Malicious:
@@ -55,20 +58,95 @@ def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path):
     trap = tmp_path / "executed"
     for name, write in (("zip.pt", torch.save), ("old.pt", lambda o, f: f.write_bytes(pickle.dumps(o)))):
         write({"model": Malicious(str(trap)), "card": {}}, tmp_path / name)
-        with pytest.raises(InputError, match="is not a checkpoint of lficam"):
+        with pytest.raises(InputError, match=rf"{name} (holds code or objects beside|is not a checkpoint)") as error:
             checkpoints.load(tmp_path / name)
+        assert not {"\n", "weights_only", "PyTorch"} & set(str(error.value).split(" "))
     assert not trap.exists()
 
 
-def test_missing_damaged_and_foreign_files(tmp_path):
+def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="No checkpoint"):
         checkpoints.read(tmp_path / "none.pt")
-    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(InputError, match="is not a checkpoint of lficam, or is damaged"):
-        checkpoints.read(tmp_path / "cut.pt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(InputError, match="it has no model and card"):
         checkpoints.read(tmp_path / "foreign.pt")
+
+
+def zeroed(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes(200) + data[middle + 200 :]
+
+
+@pytest.mark.parametrize("read", [checkpoints.read, checkpoints.read_state, lambda path: find("squeezenet1_1", path)])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: b"", r"is not .*, or is damaged \(it is empty\): copy it again"),  # noqa: ARG005
+        (lambda data: data[: len(data) // 2], r"is not .*, or is damaged \("),
+        (lambda data: b"<html>404</html>", "is not .*, or is damaged"),  # noqa: ARG005
+        (lambda data: b"hello, I am a text", r"is not .*, or is damaged \("),  # noqa: ARG005
+        (zeroed, "is damaged, its checksum is wrong: copy it again"),
+        (None, "is a folder: give|No file of weights"),
+    ],
+)
+def test_damaged_files_are_one_sentence(tmp_path, read, damage, words):
+    path = tmp_path / "a.pt"
+    if damage:
+        checkpoints.save(path, {"card": {}, "model": {"w": torch.ones(1000)}, "state_dict": {"w": torch.ones(1000)}})
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=words) as error:
+        read(path)
+    assert "a.pt" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_before_zip_have_no_checksum_and_load(tmp_path):
+    torch.save({"w": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(checkpoints.read_state(tmp_path / "old.pth")["w"], torch.ones(3))
+
+
+def test_read_lazily_leaves_the_weights_in_the_file(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoints.save(path, {"card": {"method": "abn"}, "model": {"w": torch.ones(1000)}})
+    path.write_bytes(zeroed(path.read_bytes()))
+    assert checkpoints.read(path, lazily=True)["card"] == {"method": "abn"}
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = lficam.create("plain", "resnet-8", 3)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["backbone.fc.bias"][1] = value
+    checkpoints.save(tmp_path / "a.pt", {"card": model.card, "model": state})
+    for load in (lambda: checkpoints.load(tmp_path / "a.pt"), lambda: lficam.load_authors(model, state)):
+        with pytest.raises(InputError, match=r"backbone.fc.bias hold values that are not finite \(NaN or infinite\)"):
+            load()
+
+
+def test_the_digest_of_weights_by_hand():
+    """A formula that does not change, since checkpoints of explainers have its results; any type of number."""
+    state = {"b": torch.tensor([1.5, -2.0]), "a": torch.tensor(3), "bn.num_batches_tracked": torch.tensor(7)}
+    by_hand = b"a" + struct.pack("<q", 3) + b"b" + struct.pack("<2f", 1.5, -2)
+    assert checkpoints.digest(state) == hashlib.sha256(by_hand).hexdigest()
+    half = {"b": state["b"].bfloat16()}
+    assert checkpoints.digest(half) == hashlib.sha256(b"b" + struct.pack("<2H", 0x3FC0, 0xC000)).hexdigest()
+    turned = torch.arange(6.0).view(2, 3).mT
+    assert checkpoints.digest({"a": turned}) == checkpoints.digest({"a": turned.contiguous()})
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (EOFError(), "EOFError"),
+        (KeyError("101"), "KeyError"),
+        (ValueError("\n one\ntwo"), "one"),
+        (OSError("x" * 200), "x" * 120),
+    ],
+)
+def test_the_reason_of_any_error_is_a_line(error, words):
+    assert reason(error) == words
 
 
 def test_a_disk_that_refuses_leaves_the_earlier_file(tmp_path):

@@ -107,9 +107,7 @@ def test_the_digest_is_of_the_weights():
     assert len(a.digest) == 64
     b.network.first[1].num_batches_tracked += 7  # which no output depends on
     assert a.digest == b.digest
-    with torch.no_grad():
-        b.network.first[1].running_mean[0] += 1e-3
-    del b.digest  # it is computed once
+    b.network.first[1].running_mean.data[0] += 1e-3
     assert a.digest != b.digest
 
 
@@ -287,7 +285,7 @@ def test_weights_of_another_network_are_one_sentence(tmp_path, file):
 @pytest.mark.parametrize("file", ["mine.pth", "mine.safetensors"])
 def test_damaged_files_are_one_sentence(tmp_path, file):
     (tmp_path / file).write_bytes(b"PK\x03\x04 cut short, but longer than a header has to be")
-    with pytest.raises(lficam.InputError, match=f"{file} is refused: it is damaged, or"):
+    with pytest.raises(lficam.InputError, match=f"{file} is not a file of .*, or is damaged"):
         find("squeezenet1_1", tmp_path / file)
 
 
@@ -393,7 +391,8 @@ def test_an_explainer_of_an_own_module(tmp_path):
     explainer = lficam.attach(small_vit(), "t-tame", mean=0.1, std=0.7)
     path = saved(explainer, tmp_path / "last.pt")
     with pytest.raises(
-        lficam.InputError, match=r"last.pt explains a VisionTransformer of your own: give it as classifier="
+        lficam.InputError,
+        match=r"last.pt explains a VisionTransformer of your own: .*classifier= in Python; --classifier",
     ):
         checkpoints.load(path)
     assert same_outputs(checkpoints.load(path, classifier=small_vit()), explainer)
@@ -405,6 +404,63 @@ def test_an_explainer_of_an_own_module(tmp_path):
     again = checkpoints.load(saved(explainer, path), classifier=small())
     assert again.classifier.size == 48
     assert same_outputs(again, explainer)
+
+
+class Wide(Small):
+    """The same weights, the last of them at more places: another function."""
+
+    def __init__(self):
+        super().__init__()
+        self.third[0].stride = (1, 1)
+
+
+def kept(explainer, folder):
+    """The last.pt that a training leaves."""
+    optimizer = torch.optim.SGD(explainer.mechanism.parameters())
+    checkpoints.keep(explainer, optimizer, [{"validation_accuracy": 0.5}], folder, {})
+    return folder / "last.pt"
+
+
+def test_an_explainer_knows_the_function_that_it_explains_not_the_weights_alone(tmp_path):
+    explainer = lficam.attach(small(), "tame", ["first", "third"], size=32)
+    path, other = kept(explainer, tmp_path), Wide()
+    other.load_state_dict(small().state_dict())
+    assert freeze(other, size=32).digest == explainer.classifier.digest
+    with pytest.raises(
+        lficam.InputError, match=r"last.pt was trained on another Small .*its logits of an image are not"
+    ):
+        checkpoints.load(path, classifier=other)
+    optimizer = torch.optim.SGD(explainer.mechanism.parameters())
+    card, changed = explainer.card, lficam.attach(other, "tame", ["first", "third"], size=32)
+    changed.classifier.card["classifier"] = "Small"
+    assert changed.card == card
+    with pytest.raises(lficam.InputError, match="its logits of an image are not"):
+        checkpoints.resume(changed, optimizer, path, "cpu")
+    checkpoints.load(path, classifier=small().to(memory_format=torch.channels_last))
+    for same in (small(), freeze(small(), size=64)):
+        assert same_outputs(checkpoints.load(path, classifier=same), explainer)
+    content = checkpoints.read(path)
+    del content["answer"]  # as before there were answers
+    checkpoints.save(path, content)
+    checkpoints.load(path, classifier=other)
+
+
+def test_the_answer_survives_rounding(tmp_path):
+    explainer = lficam.attach(lficam.create("plain", "resnet-20", 4), "tame")
+    content = checkpoints.read(kept(explainer, tmp_path))
+    logits = torch.tensor(content["answer"])
+    for noise, fits in ((1e-4, True), (1e-2, False)):
+        content["answer"] = (logits + noise * logits.std() * torch.tensor([1, -1, 1, -1])).tolist()
+        if fits:
+            checkpoints.check_answer(explainer, content, "a.pt")
+        else:
+            with pytest.raises(lficam.InputError, match=r"a\.pt was trained on another"):
+                checkpoints.check_answer(explainer, content, "a.pt")
+
+
+def test_a_folder_is_no_classifier(tmp_path):
+    with pytest.raises(lficam.InputError, match=r"is a folder: give the checkpoint in it, as .*/best.pt"):
+        find(tmp_path)
 
 
 def test_weights_of_another_explainer_are_refused(classifier_file, tmp_path):

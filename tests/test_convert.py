@@ -1,6 +1,7 @@
 """Authors' checkpoints become safetensors and a card; nothing in them is executed."""
 
 import argparse
+import hashlib
 import json
 
 import pytest
@@ -33,7 +34,7 @@ def test_converted_weights_give_the_authors_outputs(golden, tmp_path, prefix):
 
 def test_a_file_that_holds_more_than_weights_is_refused(tmp_path):
     torch.save({"state_dict": {}, "args": argparse.Namespace(arch="resnet")}, tmp_path / "a.pth.tar")
-    with pytest.raises(InputError, match="is refused: it is damaged, or holds more than weights"):
+    with pytest.raises(InputError, match=r"a\.pth\.tar holds code or objects beside weights"):
         convert(tmp_path / "a.pth.tar", tmp_path / "b", "plain", "resnet-20", 10)
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth.tar"]
 
@@ -53,4 +54,19 @@ def test_a_card_without_weights_or_weights_without_a_card(golden, tmp_path):
     path = convert(authors_file(golden, tmp_path / "a.tar"), tmp_path / "lfi", "lfi-cam", "resnet-20", 10)
     path.with_suffix(".json").unlink()
     with pytest.raises(InputError, match="is not a checkpoint of lficam"):
+        checkpoints.load(path)
+
+
+def test_converted_weights_have_a_checksum(golden, tmp_path):
+    path = convert(authors_file(golden, tmp_path / "a.tar"), tmp_path / "lfi", "lfi-cam", "resnet-20", 10)
+    data = path.read_bytes()
+    path.write_bytes(data[:50_000] + bytes(200) + data[50_200:])
+    with pytest.raises(InputError, match=r"lfi.safetensors is damaged, its checksum is wrong"):
+        checkpoints.load(path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card.pop("file") == hashlib.sha256(data).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(card))  # as before there were checksums
+    checkpoints.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"lfi.safetensors is not a checkpoint of lficam, or is damaged \("):
         checkpoints.load(path)

@@ -1,15 +1,21 @@
 """The gradient sign attack, by hand on a model whose gradient is known."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
+from networks import small, small_swin, small_vit
+from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.ops import FrozenBatchNorm2d
 
 import lficam
 from lficam import data
 from lficam.backbones import Normalise
+from lficam.classifiers import freeze
 from lficam.errors import InputError
-from lficam.evaluation import fgsm, perturbed_accuracy
+from lficam.evaluation import fgsm, perturbed_accuracy, randomised
 
 
 class Brightness(torch.nn.Module):
@@ -62,3 +68,66 @@ def test_perturbed_accuracy(method):
     assert hits.shape == (6,)
     assert hits.dtype == torch.bool
     assert all(p.grad is None for p in model.parameters())
+
+
+def small_convnext():
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=4)
+
+
+class OfNoLayer(nn.Module):
+    """Weights that no layer has, a single number, statistics, and a layer that initialises half of what it has."""
+
+    class Half(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 4)
+            self.scale = nn.Parameter(torch.rand(4))
+
+        def forward(self, x):
+            return super().forward(x) * self.scale
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 6, 3, 2, 1), FrozenBatchNorm2d(6), self.Half()
+        self.place, self.temperature = nn.Parameter(torch.rand(6, 1, 1)), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.last((self.norm(self.conv(x)) + self.place).relu().mean((2, 3))) / self.temperature
+
+
+@pytest.mark.parametrize("build", [small, small_vit, small_swin, small_convnext, OfNoLayer])
+def test_every_weight_is_random_anew(build):
+    """Those that training moved; then no value is left but the constants that layers begin with."""
+    torch.manual_seed(4)
+    network = build()
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.1)
+    explainer = lficam.baseline(freeze(network, size=32), "rise", masks=4)
+    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    other = randomised(explainer, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    after = other.classifier.network.state_dict()
+    assert [n for n, value in after.items() if value.is_floating_point() and torch.equal(value, before[n])] == []
+    assert other(torch.rand(2, 3, 32, 32)).isfinite().all()
+    again, third = (randomised(explainer, seed).classifier.digest for seed in (3, 4))
+    assert again == other.classifier.digest
+    assert len({explainer.classifier.digest, again, third}) == 3
+
+
+@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
+def test_convolutional_networks_are_initialised_layer_by_layer(method):
+    """In the order of their layers, each by its own rule, from torch's stream of the seed."""
+    torch.manual_seed(5)
+    network = lficam.create(method, "resnet-8", 4)
+    for value in network.parameters():
+        value.data.uniform_(0.1, 1)
+    found = randomised(lficam.baseline(network, "grad-cam"), seed=2).classifier.network.state_dict()
+    by_hand = copy.deepcopy(network)
+    torch.manual_seed(2)
+    for part in by_hand.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    assert all(torch.equal(value, found[name]) for name, value in by_hand.state_dict().items())
+    control = lficam.baseline(None, "centre")
+    assert randomised(control).classifier is None

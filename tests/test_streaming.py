@@ -44,14 +44,13 @@ class Grey:
 
     def __call__(self, pixels, target):  # noqa: ARG002
         Grey.calls += 1
-        if Grey.calls == Grey.dies:
-            Grey.death()
+        Grey.deaths.get(Grey.calls, int)()
         return pixels.mean(1) ** self.power
 
 
 @pytest.fixture(autouse=True)
 def alive():
-    Grey.calls, Grey.dies = 0, None
+    Grey.calls, Grey.deaths = 0, {}
 
 
 def made(count=20):
@@ -69,16 +68,16 @@ def interrupted(path, call, **options):
     def death():
         raise KeyboardInterrupt
 
-    Grey.calls, Grey.dies, Grey.death = 0, call, death
+    Grey.calls, Grey.deaths = 0, {call: death}
     with pytest.raises(KeyboardInterrupt):
         scoring.score(explainers, images, path, batch_size=4, **options)
-    Grey.calls, Grey.dies = 0, None
+    Grey.calls, Grey.deaths = 0, {}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The bytes of the table that nothing interrupts."""
-    Grey.calls, Grey.dies = 0, None
+    Grey.calls, Grey.deaths = 0, {}
     path = tmp_path_factory.mktemp("whole") / "a.csv"
     scoring.score(*made(), path, batch_size=4)
     return path.read_bytes()
@@ -115,7 +114,7 @@ def test_killed_and_continued(tmp_path, whole):
         import os, signal, sys
         sys.path.insert(0, sys.argv[1])
         from test_streaming import Grey, made, scoring
-        Grey.calls, Grey.dies, Grey.death = 0, 8, lambda: os.kill(os.getpid(), signal.SIGKILL)
+        Grey.calls, Grey.deaths = 0, {8: lambda: os.kill(os.getpid(), signal.SIGKILL)}
         scoring.score(*made(), sys.argv[2], batch_size=4)"""
     path = tmp_path / "a.csv"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -222,10 +221,10 @@ def test_two_runs_of_one_file(tmp_path, whole):
         with pytest.raises(InputError, match=r"Another run is writing .*a\.csv: wait"):
             scoring.score(*made(), path)
         other.communicate("\n")
-    Grey.dies, Grey.death = 3, lambda: scoring.score(explainers, made()[1], path, batch_size=4)
+    Grey.deaths = {3: lambda: scoring.score(explainers, made()[1], path, batch_size=4)}
     with pytest.raises(InputError, match="Another run is writing"):
         scoring.score(*made(), path, batch_size=4)
-    Grey.dies = None
+    Grey.deaths = {}
     scoring.score(*made(), path, batch_size=4)
     assert path.read_bytes() == whole
 

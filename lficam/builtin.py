@@ -9,6 +9,7 @@ versions of numpy give the same bits.
 import functools
 import importlib.util
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,15 @@ def render(name, split, size, count, seed):
     digits in other colours, places and surroundings.
 
     Returns pixels (N, 3, S, S) uint8, masks (N, S, S) bool (the digit covers at least half of the pixel, distractors
-    are not marked), labels (N,) int64. The arrays are cached: do not write into them.
+    are not marked), labels (N,) int64. The arrays are cached: do not write into them. Raises `InputError` where they
+    would not fit into the memory of this machine.
     """
+    needed = 4 * count * size**2  # bytes
+    if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise InputError(
+            f"{name}: {count} images of {size} x {size} need {needed / 2**30:.0f} GiB, more than the memory of "
+            "this machine: give a smaller size or count."
+        )
     labels, digits = _order(name, split, count)
     throws = 15 + 12 * DISTRACTORS[1]
     table = _raw((seed, list(_DIGITS).index(split), len(GROUPS[name])), count, throws)

@@ -44,7 +44,7 @@ class Frozen(nn.Module):
                 raise
             raise InputError(
                 f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason(error)}): if it takes "
-                "images of another size, give it as size=."
+                "images of another size, give that (--size, size)."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__

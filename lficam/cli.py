@@ -113,8 +113,8 @@ def _training_options(command):
     command.add_argument("--layers", nargs="+", default=(), help="of the classifier (default: see lficam layers)")
     command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
     command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
-    command.add_argument("--size", type=int, default=0, help="of the images in pixels (default: the data set's)")
-    command.add_argument("--count", type=int, default=0, help="training images (default: all)")
+    command.add_argument("--size", type=int, help="of the images in pixels (default: the data set's)")
+    command.add_argument("--count", type=int, help="training images (default: all)")
     command.add_argument("--authors", action="store_true", help="start from the authors' recipe for this data set")
     recipe = {"epochs": int, "batch-size": int, "lr": float, "weight-decay": float, "gamma": float, "seed": int}
     for name, kind in recipe.items():
@@ -182,9 +182,11 @@ def compare_maps(arguments):
 
 def _job(arguments):
     """The job that the options of `train` and `lr-find` describe."""
+    from .errors import check_numbers
     from .recipes import Recipe, authors_recipe, explainer_recipe
     from .training import Job
 
+    check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     job = Job(
@@ -192,8 +194,8 @@ def _job(arguments):
         arguments.backbone,
         dataset=arguments.dataset,
         data_root=arguments.data_root,
-        size=arguments.size,
-        train_count=arguments.count,
+        size=arguments.size or 0,
+        train_count=arguments.count or 0,
         options=_values("--option", arguments.option),
         layers=tuple(arguments.layers),
         weights=arguments.weights,
@@ -249,12 +251,14 @@ def find_lr(arguments):
 def evaluate_model(arguments):
     """`lficam evaluate`."""
     from . import checkpoints, data
-    from .errors import InputError
+    from .errors import InputError, check_numbers
     from .evaluation import dump, perturbed_accuracy, predict
-    from .metrics import correct
+    from .metrics import correct, one_class
+    from .progress import say
     from .results import percentage
     from .training import best_device
 
+    check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     job = (checkpoints.read(arguments.checkpoint).get("settings") or {}).get("job", {})
     dataset = arguments.dataset or job.get("dataset")
     if not dataset:
@@ -276,6 +280,8 @@ def evaluate_model(arguments):
         print(
             f"{title}: {value:.1f} %  95 % interval {low:.1f} to {high:.1f}  N = {n}  ({images.name}, {images.split})"
         )
+    if told := one_class(predictions.logits.argmax(1), images.labels, images.classes):
+        say(told)
     if arguments.dump:
         print(dump(model, images, arguments.dump, workers=arguments.workers).path)
 

@@ -25,16 +25,15 @@ def explain(arguments):
     import matplotlib
 
     from .classifiers import Frozen
-    from .errors import InputError
+    from .errors import check_numbers
     from .gallery import Gallery, explain_photos
     from .photos import find_class, find_photos
     from .progress import say
 
     matplotlib.use("agg")  # no window, whatever the desktop
-    if arguments.size is not None and arguments.size < 16:
-        raise InputError(f"--size must be a whole number of at least 16, not {arguments.size}.")
+    check_numbers(size=arguments.size)
     gallery = Gallery(arguments.out)
-    paths = find_photos(arguments.photos, skip=gallery.listed())
+    paths = find_photos(arguments.photos, skip=[gallery.path, *gallery.listed()])
     explainer, size, name, warning = _explainer(arguments)
     asked = {"top": 5 if arguments.target == "all-top5" else 1}
     if arguments.target not in (None, "all-top5"):

@@ -17,13 +17,12 @@ def add_commands(commands, command):
 def explore(arguments):
     """`lficam explore`: serves until it is interrupted."""
     from . import explainer
-    from .errors import InputError
+    from .errors import InputError, check_numbers
     from .exploring import open_session
 
     if arguments.method in {*explainer.METHODS, "plain", "abn", "lfi-cam"}:
         raise InputError(f"{arguments.method} is trained: give its best.pt as --checkpoint.")
-    if arguments.size is not None and arguments.size < 16:
-        raise InputError(f"--size must be a whole number of at least 16, not {arguments.size}.")
+    check_numbers(size=arguments.size)
     paths, options = _asked(arguments)
     session = open_session(*paths, **options)  # what is wrong is said here, not in the page
     session.look(session.photos[0], session.methods[0])

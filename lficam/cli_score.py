@@ -65,9 +65,12 @@ def _explainers(arguments):
     """{name: explainer} that are asked for, of one classifier, and the images."""
     from . import baselines, checkpoints
     from .classifiers import find, trained_size
-    from .errors import InputError
+    from .errors import InputError, check_numbers
     from .loop import best_device
 
+    check_numbers(
+        size=arguments.size, count=arguments.count, batch_size=arguments.batch_size, workers=arguments.workers
+    )
     contents = [checkpoints.read(path) for path in arguments.checkpoint]
     for path, content in zip(arguments.checkpoint, contents, strict=True):
         if "classifier" not in content["card"]:
@@ -91,11 +94,11 @@ def _explainers(arguments):
         explainers[f"{method} {path}" if twice else method] = made
     for method in arguments.baseline:
         explainers[method] = baselines.baseline(classifier, method)
-    images = _images(arguments, settings.get("job") or {}, trained_size({"settings": settings}) or classifier.size)
-    return explainers, images
+    size = trained_size({"settings": settings}) or classifier.size
+    return explainers, _images(arguments, settings.get("job") or {}, size, classifier.num_classes)
 
 
-def _images(arguments, job, size):
+def _images(arguments, job, size, classes):
     from . import data
     from .errors import InputError
 
@@ -105,4 +108,6 @@ def _images(arguments, job, size):
     same = dataset == job.get("dataset")
     root = arguments.data_root or (job.get("data_root") if same else None) or None
     options = {"root": root, "size": arguments.size or size, "count": arguments.count}
-    return data.load(dataset, arguments.split, list_file=arguments.list_file, **options)
+    if arguments.list_file:
+        options |= {"list_file": arguments.list_file, "num_classes": classes}
+    return data.load(dataset, arguments.split, **options)

@@ -14,7 +14,8 @@ imagenet         root/{train, val}/{class}/image files, any size (224); "validat
 
 Augmentation for training: a zero-padded crop (CIFAR: 4 pixels, and mirroring; photo-digits: 2 of 32, never mirrored);
 elsewhere RandomResizedCrop and mirroring, or with recipe="explainer" Resize, RandomCrop and mirroring (L-CAM, TAME).
-Evaluation: Resize to size * 256/224, CenterCrop. Files are read as RGB; alpha and EXIF orientation are ignored.
+Evaluation: Resize to size * 256/224, CenterCrop. Files are read as RGB on white (of a GIF the first frame); EXIF
+orientation is ignored.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ import torch
 import torchvision
 
 from . import builtin, cifar, folders, workspace
-from .errors import InputError, choose
+from .errors import InputError, check_numbers, choose
 from .resident import Resident
 from .sources import Memory, Pictures, Reader, permutation, unit
 
@@ -141,12 +142,11 @@ def _check(asked):
     make = choose("data set", asked.name, _MAKERS)
     choose("split", asked.split, dict.fromkeys(SPLITS))
     choose("recipe", asked.recipe, dict.fromkeys(("classifier", "explainer")))
-    for what, least in {"size": 16, "count": 1, "seed": 0, "num_classes": 1}.items():
-        value = getattr(asked, what)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise InputError(f"{what} must be a whole number of at least {least}, not {value!r}.")
+    check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
     if asked.list_file is not None and make is not _folder:
-        raise InputError(f"{asked.name} takes no list_file: it belongs to imagenet, catdog and folder.")
+        raise InputError(
+            f"{asked.name} takes no list of files (--list-file, list_file): imagenet, catdog and folder do."
+        )
     if asked.num_classes is not None and asked.list_file is None:
         raise InputError("num_classes goes with list_file only: elsewhere the data set knows its classes.")
     return make
@@ -159,11 +159,10 @@ def batches(
 
     workers: processes that read files; sets in memory need none. The bits are the same with any number.
     failed: a list that takes (id, reason) of every file that cannot be read; its batch comes without it, and not at all
-    when nothing is left of it. Without such a list that raises `InputError`, as does a batch size below 1.
+    when nothing is left of it. Without such a list that raises `InputError`, as do impossible numbers.
     share: a function from the positions of a batch to those of them that are wanted (`distributed.World.share`).
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
+    check_numbers(batch_size=batch_size, workers=workers)
     order = permutation(len(images), seed) if shuffle else torch.arange(len(images))
     cuts = [share(cut) if share else cut for cut in order.split(batch_size)] if len(order) else []
     reader = Reader(images, augment, seed, lenient=failed is not None)
@@ -289,7 +288,8 @@ def _images(asked, classes, labels, ids, source, size, scale, rows=None, **more)
 
 
 def _too_many(asked, most):
-    return InputError(f"{asked.name}, {asked.split}: count={asked.count} is more than there are: give at most {most}.")
+    much = f"a count of {asked.count} is more than there are"
+    return InputError(f"{asked.name}, {asked.split}: {much}: give at most {most}.")
 
 
 def _positions(indices):

@@ -2,7 +2,17 @@
 
 import contextlib
 import difflib
+import math
 import typing
+
+_LIMITS = {
+    "size": (16, 4096),  # pixels a side; a batch of larger images fills any memory
+    "count": (1, math.inf),
+    "seed": (0, math.inf),
+    "num_classes": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "workers": (0, math.inf),
+}
 
 
 class InputError(ValueError):
@@ -58,6 +68,18 @@ def is_a(value, kind):
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
+
+
+def check_numbers(**given):
+    """Raise `InputError` for a size, count, seed, num_classes, batch_size or workers that cannot be; None is not given.
+
+    >>> check_numbers(size=32, count=None)
+    """
+    for what, value in given.items():
+        least, most = _LIMITS[what]
+        if value is not None and (not is_a(value, int) or not least <= value <= most):
+            limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise InputError(f"{what} must be a whole number {limits}, not {value!r}.")
 
 
 def wrong_type(name, kind, value):

@@ -1,5 +1,7 @@
 """Image files and their labels: class folders, and the list files of L-CAM and TAME."""
 
+import contextlib
+import functools
 import os
 import typing
 from pathlib import Path
@@ -7,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
+from .progress import say
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _NAMES = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
 
 
@@ -22,10 +25,24 @@ class Found(typing.NamedTuple):
     note: str = ""
 
 
+@contextlib.contextmanager
+def readable():
+    """`InputError` where the system refuses to list a folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Cannot read the folder {error.filename} ({error.strerror}): get the permission to, or remove it."
+        ) from error
+
+
+@readable()
 def find(root, split, name):
     """The image files of a split under `root`; the layouts are described at `lficam.data.load`.
 
-    Raises `InputError` for a missing or empty folder, a class without images, or a split whose classes are not train's.
+    Files in class folders that are no images by their ending (`ENDINGS`) are left out and told once, with their number.
+    Raises `InputError` for a missing, empty or forbidden folder, a class without images, or a split whose classes are
+    not train's.
     """
     root = Path(root)
     if not root.is_dir():
@@ -53,12 +70,14 @@ def find(root, split, name):
     return _gather(folder, root, _classes(found["train"] or folder))._replace(note=note)
 
 
+@readable()
 def listed(root, list_file, num_classes=None):
     """The files of a list: a line is "path label" or "path;label", the path relative to `root`.
 
     As in the authors' readers, ".jpg" is added to a name without a "."; blank lines and spaces at the ends do not
     matter. A bare name is also looked for one folder below, so that their flat lists fit a val folder sorted by class.
-    Raises `InputError`, naming file and line, for what is not of this form, is listed twice or does not exist.
+    Raises `InputError`, naming file and line, for what is not of this form, is listed twice, does not exist or lies in
+    several of these folders, and for a label that is not below `num_classes`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -78,7 +97,8 @@ def listed(root, list_file, num_classes=None):
         if name in content:
             raise InputError(f"{place}: {name} is listed twice: remove one of the lines.")
         if num_classes is not None and label >= num_classes:
-            raise InputError(f"{place}: label {label}, but num_classes is {num_classes}: labels start at 0.")
+            last = f"with {num_classes} classes the labels are 0 to {num_classes - 1}"
+            raise InputError(f"{place}: {name} has label {label}, but {last}: correct the list.")
         content[name] = label, where.path(name, place)
     if not content:
         raise InputError(f"The list {list_file} is empty: expected lines 'path label'.")
@@ -101,7 +121,7 @@ class _Whereabouts:
     """Looks files up in folder listings: one call per folder, not one per file, which matters on network disks."""
 
     def __init__(self, root):
-        self.root, self.listings, self.below = root, {}, None
+        self.root, self.listings, self.below = root, {}, None  # below: {name: the folders that hold it}
 
     def path(self, name, place):
         folder, _, base = name.rpartition("/")
@@ -111,11 +131,19 @@ class _Whereabouts:
         if base in self.listings[folder]:
             return os.path.join(self.root, name)
         if self.below is None:
-            subfolders = [e.path for e in os.scandir(self.root) if e.is_dir()]
-            self.below = {file: sub for sub in subfolders for file in os.listdir(sub)}
+            self.below = {}
+            for sub in sorted(e.path for e in os.scandir(self.root) if e.is_dir()):
+                for file in os.listdir(sub):
+                    self.below.setdefault(file, []).append(sub)
         if folder or base not in self.below:
-            raise InputError(f"{place}: there is no file {self.root / name}: check root= and the list.")
-        return os.path.join(self.below[base], base)
+            raise InputError(
+                f"{place}: there is no file {self.root / name}: check the list and --data-root (data_root, root)."
+            )
+        first, *others = (os.path.join(sub, base) for sub in self.below[base])
+        if others:
+            choice = f"{os.path.basename(os.path.dirname(first))}/{base}"
+            raise InputError(f"{place}: {name} may be {first} or {others[0]}: write the folder too, as in {choice}.")
+        return first
 
 
 def _classes(folder):
@@ -126,29 +154,53 @@ def _gather(folder, root, expected=None):
     """All images below the class folders of a folder, sorted; names are relative to root."""
     classes = _classes(folder)
     if not classes:
-        raise InputError(f"{folder} holds no class folders: expected {folder}/<class>/<image files>.")
+        loose = sum(name.lower().endswith(ENDINGS) for name in os.listdir(folder))
+        found = f"{loose} images but no class folders" if loose else "no class folders"
+        raise InputError(f"{folder} holds {found}: expected {folder}/<class>/<image files>.")
     expected = expected or classes
     strange = [c for c in classes if c not in set(expected)]
     if strange:
         raise InputError(
             f"{folder / strange[0]} is a class that the train folder lacks: make the classes of the splits equal."
         )
-    paths, labels = [], []
+    paths, labels, others = [], [], []
     for name in classes:
-        files = sorted(images(folder / name))
+        files = images(folder / name, others)
         if not files:
             raise InputError(
                 f"The class folder {folder / name} holds no image ({', '.join(ENDINGS)}): add some or remove it."
             )
         paths += files
         labels += [expected.index(name)] * len(files)
+    tell(folder, others)
     return Found(paths, labels, [Path(os.path.relpath(p, root)).as_posix() for p in paths], expected)
 
 
-def images(folder):
-    """The paths of all image files in a folder and below, in the order of the disk; hidden files are left out."""
-    for here, _, files in os.walk(folder, followlinks=True):
-        yield from (os.path.join(here, f) for f in files if f.lower().endswith(ENDINGS) and not f.startswith("."))
+def images(folder, others):
+    """The paths of all image files in a folder and below, sorted; hidden files are left out.
+
+    others: a list that takes the paths of files that are no images by their ending. Raises `OSError`.
+    """
+
+    def stop(error):
+        raise error  # or `os.walk` would leave out what it may not list
+
+    found = []
+    for here, _, files in os.walk(folder, followlinks=True, onerror=stop):
+        for name in files:
+            if not name.startswith("."):
+                (found if name.lower().endswith(ENDINGS) else others).append(os.path.join(here, name))
+    return sorted(found)
+
+
+def tell(folder, others):
+    """Say once which files of a folder are left out."""
+    if others:
+        count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+        _once(f"{folder}: {count} left out, no image by the ending, as {os.path.relpath(min(others), folder)}.")
+
+
+_once = functools.cache(say)
 
 
 def _cut(found, split):

@@ -76,10 +76,22 @@ def shuffled(base, target, threshold=100, size=None):
     """Standard IoU (N,) of base's map of each image with target's map of the next: a control without a common image."""
     from .dumps import open_dump
 
-    target = target if hasattr(target, "chunks") else open_dump(target)
-    limit = _limit(threshold)
-    marked = [_above(maps, limit)[0] for (maps,) in _finished([target], "standard", size, False)]
-    return against_masks(base, np.roll(np.concatenate(marked), -1, axis=0), threshold)
+    base, target = (dump if hasattr(dump, "chunks") else open_dump(dump) for dump in (base, target))
+    if len(base) != len(target):
+        raise InputError(f"{base.path} holds {len(base)} maps and {target.path} {len(target)}: dump the same images.")
+    limit, size = _limit(threshold), _common_size([target], size)
+    ours, theirs = (
+        (_above(maps, limit) for (maps,) in _finished([dump], "standard", size, False)) for dump in (base, target)
+    )
+    return np.concatenate([_overlap(*pair, "standard")[0] for pair in zip(ours, _shifted(theirs), strict=True)])
+
+
+def _shifted(chunks):
+    """What `_above` gives of the next image in place of each one's, and of the first in place of the last's."""
+    first = held = next(chunks)
+    for chunk in itertools.chain(chunks, [first]):
+        yield [np.concatenate([here[1:], there[:1]]) for here, there in zip(held, chunk, strict=True)]
+        held = chunk
 
 
 def consensus(scores):

@@ -12,6 +12,23 @@ def correct(logits, labels, k=1):
     return (rivals < k) & torch.isfinite(own[:, 0])
 
 
+def one_class(predicted, labels, classes=None):
+    """A sentence when all images are predicted as one class though their labels have more, else "".
+
+    predicted, labels: integers (N,); classes: their names.
+    """
+    known = labels.unique().numel()
+    if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
+        return ""
+    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
+    return (
+        f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
+        "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
+        "explainer of it, mean nothing. Train it anew with a lower learning rate, more epochs or more images, or begin "
+        "with ImageNet weights where the network has them (--option weights=DEFAULT)."
+    )
+
+
 def intersection_over_union(maps, masks, threshold=100 / 255):
     """IoU of the map's pixels above the threshold with a mask: maps (N, H, W) in [0, 1], masks bool (N, H, W) -> (N,).
 

@@ -18,7 +18,7 @@ from .baselines import Own
 from .classifiers import Frozen, find, freeze, trained_size
 from .errors import InputError
 from .explainer import Explainer
-from .folders import ENDINGS, images
+from .folders import ENDINGS, images, readable, tell
 from .loop import best_device
 from .maps import finish
 
@@ -55,12 +55,16 @@ class Explanation(NamedTuple):
 def find_photos(paths, skip=()):
     """Files as they are given, and of folders the image files in them and below, sorted; none comes twice.
 
-    skip: files to leave out of folders. Raises `InputError` for what does not exist.
+    skip: files to leave out of folders. Other files in them, which are no images by their ending, are told once.
+    Raises `InputError` for what does not exist or cannot be listed.
     """
     found, left_out = {}, set(map(os.path.realpath, skip))
     for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         if os.path.isdir(given):
-            own = sorted(path for path in images(given) if os.path.realpath(path) not in left_out)
+            others = []
+            with readable():
+                own = [path for path in images(given, others) if os.path.realpath(path) not in left_out]
+            tell(given, [path for path in others if os.path.realpath(path) not in left_out])
             if not own:
                 raise InputError(f"The folder {given} holds no image ({', '.join(ENDINGS)}): give another one.")
         elif os.path.isfile(given):
@@ -77,8 +81,9 @@ def find_photos(paths, skip=()):
 def read_photo(path, size):
     """A photo as the classifier is given it: pixels (3, size, size), float32 in [0, 1].
 
-    As data sets are read for evaluation (resized, cut to the centre, alpha ignored) but upright: a camera's turn (EXIF)
-    is made, as people see the photo. Any size, down to one pixel. Raises `InputError` for what cannot be read.
+    As data sets are read for evaluation (resized, cut to the centre, what is transparent on white) but upright: a
+    camera's turn (EXIF) is made, as people see the photo. Any size, down to one pixel. Raises `InputError` for what
+    cannot be read.
     """
     if not isinstance(size, int) or size < 1:
         raise InputError(f"size: expected a whole number of pixels, got {size!r}.")

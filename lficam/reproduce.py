@@ -87,9 +87,7 @@ def locked(home, wait=False):
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "lock").open("a+")
     except OSError as error:
-        raise InputError(
-            f"Cannot write in {home}: {error.strerror}. Free some space or choose another folder."
-        ) from error
+        raise workspace.refused(home / "lock", error) from error
     with file:
         told = False
         while True:

@@ -207,11 +207,12 @@ def explain(error, plan, folder, kernel):
     if isinstance(error, CellTimeoutError):
         limit = f"not finished within {plan.timeout or DAY} s, or its output took over {PATIENCE} s to arrive"
         return 4, f"{where}: {limit}"
-    if isinstance(error, RuntimeError):
-        cause = kernel.cause_of_death()
+    cause = kernel.cause_of_death()
+    if isinstance(error, RuntimeError) and (cause or "kernel" in str(error).lower()):
         return 3, f"{where}: " + (f"the kernel died; {cause}" if cause else f"the kernel does not answer; {error}")
     if isinstance(error, OSError):
-        return 2, f"{where}: cannot write in {plan.folder}: {error.strerror or error}"
+        ours = str(plan.folder) in str(error.filename) or error.errno in workspace.FULL
+        return 2, f"{where}: {f'cannot write in {plan.folder}: {error.strerror}' if ours else error}"
     return None, f"{where}: {type(error).__name__}: {error}"
 
 

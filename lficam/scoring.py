@@ -21,6 +21,7 @@ from .errors import InputError, choose
 from .maps import finish
 from .masked import channels_last
 from .measures import Plan, measure, shared_maps  # noqa: F401
+from .metrics import one_class
 from .progress import Progress, say
 from .shards import merge  # noqa: F401
 
@@ -75,7 +76,7 @@ def score(
     with streaming.locked(path):
         table = None if fresh else streaming.finished(path, config)
         if table is not None:
-            return table
+            return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
             return _fill(part, plan, explainers, classifier, mine, **options)
 
@@ -125,7 +126,15 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
             sink.add((len(images) - 1) // batch_size, {}, _report(failed, images))
     if sink.failed:
         say(f"{len(sink.failed)} of {len(images)} images could not be read and are left out.")
-    return sink.finish()
+    return _told(sink.finish(), classifier, images)
+
+
+def _told(table, classifier, images):
+    """The table; where all images are of one class for the classifier, that is said."""
+    first = table[table.explainer == table.explainer.iloc[0]]
+    if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
+        say(text)
+    return table
 
 
 def _report(failed, images):

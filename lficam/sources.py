@@ -84,7 +84,11 @@ class Pictures:
         if torch.is_tensor(self.items):
             return _feed(sha, self.items, rows)
         for path in self.items[rows.numpy()]:
-            sha.update(b"%d\n" % os.stat(path).st_size)
+            try:
+                size = os.stat(path).st_size
+            except OSError:
+                size = -1  # a dead link, say: whoever reads it is told
+            sha.update(b"%d\n" % size)
 
 
 class Reader(torch.utils.data.Dataset):
@@ -114,30 +118,37 @@ class Reader(torch.utils.data.Dataset):
 
 
 def open_rgb(path, upright=False):
-    """An image file as an 8-bit RGB image; alpha is ignored, of several pages the first is taken.
+    """An image file as an 8-bit RGB image, what is transparent in it on white; of several pages or frames the first.
 
-    upright: turn it as its EXIF orientation says, which data sets ignore. JPEG files of more than 8192 x 8192 are
-    decoded at half of their resolution or less. Raises `InputError` for a file that cannot be read.
+    upright: turn it as its EXIF orientation says, which data sets ignore. Raises `InputError` for a file that cannot be
+    read.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # of odd metadata, and of large files
-            image.draft(None, (4096, 4096))
             image.load()
             rgb = _rgb(image)
             return rgb.transpose(turn) if upright and (turn := _turn(image)) is not None else rgb
     except _UNREADABLE as error:
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        why = "no image format that is known" if isinstance(error, UnidentifiedImageError) else why
+        if isinstance(error, UnidentifiedImageError):
+            why = "no image format that is known" if os.path.getsize(path) else "the file is empty"
         why = f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels" if isinstance(error, _TOO_LARGE) else why
         raise InputError(f"Cannot read the image {path} ({why}): replace or remove it.") from error
 
 
 def _rgb(image):
-    """8-bit RGB; of 16-bit grey the upper 8 bits, as Pillow does for colour, where `convert` would cut at 255."""
+    """8-bit RGB on white; of 16-bit grey the upper 8 bits, as Pillow does for colour, where `convert` would cut at 255.
+
+    Opaque pixels are what `convert` gives, to the bit.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        grey = np.asarray(image)
+        grey = np.where(grey == image.info.get("transparency", -1), 255, grey >> 8)  # PNG: one value that is not shown
+        image = Image.fromarray(grey.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("32-bit grey values, whose range nobody knows")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from .errors import InputError
-from .workspace import atomic
+from .workspace import atomic, refused
 
 POLL = 0.25  # seconds
 STOPPED = 130
@@ -104,7 +104,7 @@ def open_log(log, attempt=1):
         log.parent.mkdir(parents=True, exist_ok=True)
         return log.open("w" if attempt == 1 else "a", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"Cannot write {log}: {error.strerror}. Free some space.") from error
+        raise refused(log, error) from error
 
 
 def _told(path):

@@ -42,7 +42,7 @@ def locked(path):
     except BlockingIOError:
         raise taken from None
     except OSError as error:
-        raise _refused(path, error) from error
+        raise workspace.refused(path, error) from error
     _HELD.add(path)
     try:
         yield
@@ -105,7 +105,7 @@ class Part:
             self.path.touch()
             self.file = self.path.open("r+b", buffering=0)  # what the disk refuses is not tried again on closing
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise workspace.refused(self.path, error) from error
         try:
             self._resume(fresh)
         except BaseException:
@@ -159,8 +159,8 @@ class Part:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise InputError(
-                f"Cannot write {self.path}: {error.strerror or error}. What it holds stays: free some space "
-                "and run the same again, and it continues."
+                f"Cannot write {self.path}: {error.strerror or error}. What it holds stays, and the same run "
+                f"continues it. {workspace.advice(error)}"
             ) from error
 
     def finish(self):
@@ -268,5 +268,3 @@ def _beside(path, ending):
     return Path(f"{path}.{ending}")
 
 
-def _refused(path, error):
-    return InputError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder.")

@@ -22,8 +22,9 @@ from . import checkpoints, data, explainer, workspace
 from .attention import create
 from .distributed import joined, world
 from .errors import InputError, check_fields, choose
-from .evaluation import predicted_labels
+from .evaluation import predict, predicted_labels
 from .loop import best_device, fit, seed_everything
+from .metrics import one_class
 from .progress import say
 from .recipes import Recipe
 from .speed import MODES
@@ -99,6 +100,11 @@ class Job:
         if self.explains:
             size, layers, classifier = images.size, list(self.layers) or None, resolve(self).backbone
             return explainer.attach(classifier, self.method, layers, weights=self.weights, size=size, **self.options)
+        if len(images.classes) < 2:
+            raise InputError(
+                f"{images.name} has one class only, the folder {images.classes[0]!r}: a classifier needs at least two; "
+                "give the folder that holds <class>/<image files> of each (--data-root, data_root)."
+            )
         return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
 
 
@@ -152,11 +158,31 @@ def _train(job, device, fresh, workers=0, **options):
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
         options |= {"device": device, "workers": workers}
-        images, validation = (relabelled(model.to(device), part, workers) for part in (images, validation))
-        history = fit(model, images, validation, job.recipe, folder, label=job.title, settings=settings, **options)
+        images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))
+        history = fit(model, images, seen, job.recipe, folder, label=job.title, settings=settings, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
-    return Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
+    run = Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
+    if not found and world().rank == 0:
+        tell_one_class(run, validation, seen, workers)
+    return run
+
+
+def tell_one_class(run, validation, seen, workers=0):
+    """Say so when the trained classifier, or the one that is explained, predicts one class for all validation images.
+
+    seen: `validation` with the labels that were trained on, `relabelled`.
+    """
+    predicted = seen.labels
+    if seen is validation:
+        if hasattr(run.model, "mechanism"):
+            return
+        hits = round(max(row["validation_accuracy"] for row in run.history) * len(validation))
+        if hits not in validation.labels.bincount():  # then it is not one class
+            return
+        predicted = predict(run.model, validation, workers=workers).logits.argmax(1)
+    if told := one_class(predicted, validation.labels, validation.classes):
+        say(told)
 
 
 def resolve(job, **options):
@@ -181,7 +207,7 @@ def relabelled(model, images, workers=0):
         if len(images.classes) != model.classifier.num_classes:
             raise InputError(
                 f"{images.name} has {len(images.classes)} classes, the classifier {model.classifier.num_classes}: "
-                'take its own predictions, labels="model".'
+                "take its own predictions (--option labels=model)."
             )
         return images
     if model.settings.labels == "batch":

@@ -1,11 +1,15 @@
 """Where things lie, and the one way of writing a file."""
 
 import contextlib
+import errno
+import io
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from .errors import InputError
+
+FULL = errno.ENOSPC, errno.EDQUOT
 
 
 def root():
@@ -16,34 +20,59 @@ def root():
     return next((p for p in (here, *here.parents) if (p / "notebooks" / "profiles").is_dir()), here)
 
 
+class _File(io.FileIO):
+    """A new file that remembers whether a write was refused: errors of other files are none of its own."""
+
+    refused = False
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError:
+            self.refused = True
+            raise
+
+
 @contextlib.contextmanager
 def atomic(path, mode="wb"):
     """Open a file that appears under its name only when it is whole; an earlier file stays until then.
 
-    Raises `InputError` when the disk refuses (full, read-only); the half-written temporary file is removed.
+    Raises `InputError` when the file cannot be opened, written or put in place; any other error of the body passes
+    unchanged. In both cases the half-written temporary file is removed.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+        raw = _File(temporary, "x")
+    except OSError as error:
+        raise refused(path, error) from error
+    buffered, inside = io.BufferedWriter(raw), True
+    try:
+        with buffered if "b" in mode else io.TextIOWrapper(buffered, encoding="utf-8") as file:
             yield file
+            inside = False
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        kept = "; the earlier file is unchanged" if path.exists() else ""
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}{kept}. Free some space or choose another folder."
-        ) from error
+        if inside and not raw.refused:
+            raise
+        raise refused(path, error) from error
     finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def refused(path, error):
+    """The `InputError` for an `OSError` of writing to `path`."""
+    kept = "; the earlier file is unchanged" if os.path.exists(path) else ""
+    return InputError(f"Cannot write {path}: {error.strerror or error}{kept}. {advice(error)}")
+
+
+def advice(error):
+    """What to do about an `OSError` of writing: room helps against a full disk alone."""
+    if error.errno in FULL:
+        return "Free some space or choose another folder."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Get the permission to write there or choose another folder."
+    return "Choose another folder."

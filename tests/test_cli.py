@@ -1,5 +1,6 @@
 """The command line: exit codes, sentences, and a help that does not wait."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_run import finished, toy
+from torchvision import models
 
 import lficam
 from lficam import checkpoints
@@ -118,6 +121,96 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(home, capsys, arguments, se
     assert sentence in error
     assert error.count("\n") == 1
     assert error.startswith("lficam: ")
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """Photos of two colours in class folders, 12 each."""
+    for name, colour in {"cat": (250, 200, 0), "dog": (0, 50, 250)}.items():
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (20, 20), colour).save(tmp_path / "animals" / name / f"{i}.png")
+    return tmp_path / "animals"
+
+
+TRAIN = ["train", "--method", "plain", "--backbone", "resnet-8"]
+SCORE = ["score", "--classifier", "resnet18", "--weights", "random", "--baseline", "centre"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        TRAIN,
+        ["lr-find", *TRAIN[1:]],
+        ["evaluate", "BEST"],
+        SCORE,
+        ["explain", "PHOTO", "--method", "centre", *SCORE[1:5]],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize(
+    ("option", "value", "limits"),
+    [
+        ("size", "0", "from 16 to 4096"),
+        ("size", "-5", "from 16 to 4096"),
+        ("size", "10000", "from 16 to 4096"),
+        ("count", "0", "of at least 1"),
+        ("count", "-1", "of at least 1"),
+        ("workers", "-1", "of at least 0"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_impossible_numbers_are_one_sentence(capsys, animals, tmp_path, command, option, value, limits):
+    if command[0] == "explain" and option != "size":
+        pytest.skip("no such option")
+    model = lficam.create("plain", "resnet-8", 2)
+    settings = {"job": {"dataset": "folder", "data_root": str(animals), "size": 32}}
+    checkpoints.save(tmp_path / "best.pt", {"card": model.card, "model": model.state_dict(), "settings": settings})
+    files = {"BEST": str(tmp_path / "best.pt"), "PHOTO": str(animals / "cat" / "1.png")}
+    given = [] if command[0] in ("explain", "evaluate") else ["--dataset", "folder", "--data-root", str(animals)]
+    assert main([*(files.get(part, part) for part in command), *given, f"--{option}", value]) == 2
+    assert capsys.readouterr().err == f"lficam: {option} must be a whole number {limits}, not {value}.\n"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_list_with_a_label_that_the_classifier_lacks(capsys, animals, tmp_path):
+    torch.save(models.resnet18(num_classes=3).state_dict(), tmp_path / "three.pth")
+    (tmp_path / "list.txt").write_text("cat/1.png 0\ndog/1.png 9\n")
+    files = ["--dataset", "folder", "--data-root", str(animals), "--list-file", str(tmp_path / "list.txt")]
+    three = ["--weights", str(tmp_path / "three.pth")]
+    assert main([*SCORE[:3], *three, *SCORE[5:], *files, "--size", "32"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lficam: ")
+    assert "list.txt:2: dog/1.png has label 9, but with 3 classes the labels are 0 to 2: correct the list." in error
+
+
+@pytest.mark.usefixtures("home")
+def test_one_class_folder_is_named(capsys, animals):
+    shutil.rmtree(animals / "dog")
+    assert main([*TRAIN, "--dataset", "folder", "--data-root", str(animals), "--size", "32"]) == 2
+    sentence = (
+        "lficam: folder has one class only, the folder 'cat': a classifier needs at least two; give the folder that "
+    )
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_classifier_of_one_class_is_told(capsys, animals, tmp_path):
+    """By training, evaluation and scores, also by those that were finished before."""
+    where = ["--dataset", "folder", "--data-root", str(animals), "--size", "32"]
+    assert main([*TRAIN, *where, "--epochs", "1", "--lr", "1e-9"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("WARNING: all 2 images are predicted as one class, '") == 1
+    best = out.split()[-1]
+    assert main(["evaluate", best, "--split", "train"]) == 0
+    assert "WARNING: all 20 images are predicted as one class, '" in capsys.readouterr().out
+    explained = ["--classifier", best, "--baseline", "centre", "--out", str(tmp_path / "scores.csv")]
+    for _ in range(2):
+        assert main(["score", *explained, *where]) == 0
+        assert capsys.readouterr().out.count("WARNING: all 2 images are predicted as one class, '") == 1
+    explainer = ["train", "--method", "l-cam-img", "--classifier", best, *where, "--epochs", "1"]
+    assert main([*explainer, "--option", "labels=model"]) == 0
+    assert capsys.readouterr().out.count("WARNING: all 2 images are predicted as one class, '") == 1
 
 
 def test_train_an_explainer_and_find_its_rate(home, capsys, tmp_path):

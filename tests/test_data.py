@@ -1,5 +1,7 @@
 """Data sets by name: splits, augmentation, batches, folders, lists, and what is said about bad input."""
 
+import errno
+import os
 import pickle
 import shutil
 
@@ -348,11 +350,11 @@ def test_same_bits_with_any_number_of_workers(animals, recipe):
 
 
 def test_any_image_mode(tmp_path):
-    """Plain conversion to RGB: transparent pixels keep the colour stored under them."""
+    """Plain conversion to RGB; transparent pixels are white, whatever colour is stored under them."""
     for i, (mode, colour) in enumerate({"L": 7, "RGBA": (9, 8, 7, 0), "1": 1, "CMYK": (255, 0, 0, 0)}.items()):
         picture(tmp_path / "train" / "a" / f"{i}.tif", colour, mode=mode)
     pixels = (data.load("folder", "train", root=tmp_path, size=16).pixels(range(4)) * 255).round().int()
-    assert [p[:, 5, 5].tolist() for p in pixels] == [[7, 7, 7], [9, 8, 7], [255, 255, 255], [0, 255, 255]]
+    assert [p[:, 5, 5].tolist() for p in pixels] == [[7, 7, 7], [255, 255, 255], [255, 255, 255], [0, 255, 255]]
 
 
 def test_unsplit_folder(tmp_path):
@@ -447,8 +449,23 @@ def test_bad_list(listed, text, sentence):
 
 
 def test_list_label_beyond_num_classes(listed):
-    with pytest.raises(InputError, match=r"list\.txt:1: label 2, but num_classes is 2"):
-        listed("a.JPEG 2", num_classes=2)
+    sentence = r"list\.txt:2: b\.jpg has label 9, but with 3 classes the labels are 0 to 2: correct the list\.$"
+    with pytest.raises(InputError, match=sentence):
+        listed("a.JPEG 2\nb 9", num_classes=3)
+
+
+def test_a_listed_name_in_two_class_folders(tmp_path):
+    """As 1.jpg of cats and 1.jpg of dogs: neither is taken silently."""
+    for name in ("cat/1.png", "dog/1.png", "dog/2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "list").write_text("2.png 1\n1.png 0\n")
+    sentence = r"list:2: 1\.png may be \S+/cat/1\.png or \S+/dog/1\.png: write the folder too, as in cat/1\.png\.$"
+    with pytest.raises(InputError, match=sentence):
+        folders.listed(tmp_path, tmp_path / "list")
+    (tmp_path / "list").write_text("2.png 1\ncat/1.png 0\ndog/1.png 1\n")
+    assert folders.listed(tmp_path, tmp_path / "list").paths == [
+        str(tmp_path / n) for n in ("dog/2.png", "cat/1.png", "dog/1.png")
+    ]
 
 
 def test_missing_list(tmp_path):
@@ -467,14 +484,19 @@ def test_missing_list(tmp_path):
         ({"name": "cifar11"}, "Unknown data set 'cifar11': did you mean 'cifar10'"),
         ({"split": "val"}, "Unknown split 'val'"),
         ({"recipe": "mine"}, "Unknown recipe 'mine'"),
-        ({"size": 15}, "size must be a whole number of at least 16, not 15"),
-        ({"size": 32.0}, r"size must be a whole number of at least 16, not 32\.0"),
+        ({"size": 15}, "size must be a whole number from 16 to 4096, not 15"),
+        ({"size": 32.0}, r"size must be a whole number from 16 to 4096, not 32\.0"),
+        ({"size": 10_000}, "size must be a whole number from 16 to 4096, not 10000"),
+        (
+            {"size": 4096, "split": "train", "count": 35_000},
+            r"35000 images of 4096 x 4096 need 2188 GiB, more than the",
+        ),
         ({"size": True}, "size must be a whole number"),
         ({"count": 0}, "count must be a whole number of at least 1, not 0"),
         ({"count": "5"}, "count must be a whole number of at least 1, not '5'"),
-        ({"count": 1001}, "photo-digits, test: count=1001 is more than there are: give at most 1000"),
+        ({"count": 1001}, "photo-digits, test: a count of 1001 is more than there are: give at most 1000"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
-        ({"list_file": "x"}, "photo-digits takes no list_file"),
+        ({"list_file": "x"}, "photo-digits takes no list of files"),
         ({"num_classes": 3}, "num_classes goes with list_file only"),
         ({"name": "folder"}, "folder: give --data-root"),
         ({"name": "folder", "root": "/nowhere"}, "folder: there is no folder /nowhere"),
@@ -504,13 +526,65 @@ def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match="'cat' has 2 images, too few to split"):
         data.load("folder", "train", root=tmp_path)
     shutil.copytree(tmp_path / "cat", tmp_path / "train" / "cat")
-    with pytest.raises(InputError, match="count=3 is more than there are: give at most 2"):
+    with pytest.raises(InputError, match="a count of 3 is more than there are: give at most 2"):
         data.load("folder", "train", root=tmp_path, count=3)
     with pytest.raises(InputError, match=r"the split 'test' needs a folder .*test: create it"):
         data.load("folder", "test", root=tmp_path)
     picture(tmp_path / "test" / "cow" / "0.png")
     with pytest.raises(InputError, match=r"test/cow is a class that the train folder lacks"):
         data.load("folder", "test", root=tmp_path)
+
+
+def test_photos_without_class_folders(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.jpg")
+    with pytest.raises(
+        InputError, match=rf"{tmp_path} holds 3 images but no class folders: expected .*/<class>/<image"
+    ):
+        data.load("folder", "train", root=tmp_path)
+
+
+def test_other_files_are_told_once_and_a_gif_is_an_image(tmp_path, capsys):
+    for i in range(4):
+        picture(tmp_path / "cat" / f"{i}.png")
+        picture(tmp_path / "dog" / f"{i}.GIF", size=(32, 32))
+    for name in ("cat/x.heic", "dog/deep/notes.txt", "cat/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images = data.load("folder", "train", root=tmp_path, size=32)
+    data.load("folder", "test", root=tmp_path, size=32)
+    assert capsys.readouterr().out == f"{tmp_path}: 2 files are left out, no image by the ending, as cat/x.heic.\n"
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    assert (images.pixels([3])[0, :, 0, 0] * 255).round().tolist() == [10, 20, 30]
+
+
+def test_dead_links_and_empty_files_are_named(animals):
+    link, empty = animals / "train" / "cat" / "0.png", animals / "train" / "cat" / "1.png"
+    link.unlink()
+    link.symlink_to(animals / "gone.png")
+    empty.write_bytes(b"")
+    images = data.load("folder", "train", root=animals, size=32)
+    assert len(images.digest) == 64
+    with pytest.raises(InputError, match=r"0\.png \(No such file or directory\): replace"):
+        images.pixels([0])
+    with pytest.raises(InputError, match=r"1\.png \(the file is empty\): replace"):
+        images.pixels([1])
+
+
+@pytest.mark.parametrize("forbidden", ["train", "train/cat", "train/cat/deep"])
+def test_a_forbidden_folder_is_named(animals, monkeypatch, forbidden):
+    """Nothing of it is left out silently."""
+    noise(animals / "train" / "cat" / "deep" / "a.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path) == str(animals / forbidden):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=rf"^Cannot read the folder {animals / forbidden} \(Permission denied\): get"):
+        data.load("folder", "train", root=animals)
 
 
 @few_cores
@@ -540,3 +614,8 @@ def test_no_image_at_all(animals):
 def test_bad_batch_size(size):
     with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
         data.batches(data.load("photo-digits", "test", count=2), size)
+
+
+def test_bad_workers():
+    with pytest.raises(InputError, match="workers must be a whole number of at least 0, not -1"):
+        data.batches(data.load("photo-digits", "test", count=2), 2, workers=-1)

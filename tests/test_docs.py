@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -337,8 +338,9 @@ def unreadable(home):  # noqa: ARG001
 
 def full(home):  # noqa: ARG001
     Path("scores.csv").write_text("earlier")
-    with workspace.atomic("scores.csv", "w"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(os, "fsync", side_effect=refusal), workspace.atomic("scores.csv", "w"):
+        pass
 
 
 def taken(home):

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from lficam import cli, iou
 from lficam.dumps import open_dump, write, writer
@@ -190,6 +191,22 @@ def test_raw_maps_need_one_image_size(tmp_path):
         iou.threshold_curve(tmp_path / "b.npz", tmp_path / "b.npz", [])
 
 
+def test_shuffled_is_the_next_images_map(tmp_path, monkeypatch):
+    """In pieces of any length, to the bit; the last image is compared with the first."""
+    rng = np.random.default_rng(0)
+    for name, side in (("a", 4), ("b", 6)):
+        write(tmp_path / f"{name}.npz", "12345", rng.random((5, side, side)).astype(np.float32), image_size=12)
+    given = tmp_path / "a.npz", tmp_path / "b.npz"
+    maps = finish(torch.from_numpy(open_dump(given[1]).read(range(5))), 12).numpy()
+    expected = iou.against_masks(given[0], np.roll(maps > np.float32(100 / 255), -1, axis=0))
+    for images in (1, 2, 5, 9):
+        monkeypatch.setattr(iou, "PIXELS", images * 144)
+        assert np.array_equal(iou.shuffled(*given), expected)
+    write(tmp_path / "c.npz", "123", np.zeros((3, 4, 4), np.float32), image_size=12)
+    with pytest.raises(InputError, match=r"a\.npz holds 5 maps and \S+c\.npz 3: dump the same images"):
+        iou.shuffled(given[0], tmp_path / "c.npz")
+
+
 def test_comparing_takes_constant_memory(tmp_path):
     """2,000 finished maps of 224 x 224 a side: 200 MB of files, a few MB at a time."""
     piece = np.random.default_rng(0).integers(0, 256, (100, 224, 224), np.uint8)
@@ -200,6 +217,7 @@ def test_comparing_takes_constant_memory(tmp_path):
     tracemalloc.start()
     try:
         scores = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+        iou.shuffled(tmp_path / "a.npz", tmp_path / "b.npz")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

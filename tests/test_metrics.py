@@ -9,6 +9,7 @@ from lficam.metrics import (
     correct,
     energy_in_mask,
     intersection_over_union,
+    one_class,
     pointing_game,
     rank_correlation,
     sparsity,
@@ -24,6 +25,15 @@ def test_correct():
     assert correct(logits, labels).tolist() == [True, False, False]  # the tie counts against the label
     assert correct(logits, labels, k=2).tolist() == [True, True, True]
     assert correct(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0])).tolist() == [False]
+
+
+def test_one_class():
+    labels = torch.tensor([0, 1, 1])
+    told = one_class(torch.tensor([1, 1, 1]), labels, ("cat", "dog"))
+    assert told.startswith("WARNING: all 3 images are predicted as one class, 'dog', though their labels are of 2. The")
+    assert "one class, number 7, though" in one_class(torch.tensor([7, 7, 7]), labels, ("cat", "dog"))
+    for predicted, known in (([1, 0, 1], labels), ([1, 1, 1], labels[1:]), ([], labels)):
+        assert one_class(torch.tensor(predicted), known) == ""
 
 
 def test_iou():

@@ -43,12 +43,71 @@ def test_read_as_data_sets_are(tmp_path):
     assert torch.equal(photos.read_photo(tmp_path / images.ids[0], 32), images.pixels([0])[0])
 
 
-def test_alpha_is_ignored_as_data_sets_do(tmp_path):
-    scene().save(tmp_path / "rgb.png")
-    image = scene().convert("RGBA")
-    image.putalpha(7)
-    image.save(tmp_path / "rgba.png")
-    assert torch.equal(photos.read_photo(tmp_path / "rgba.png", 16), photos.read_photo(tmp_path / "rgb.png", 16))
+RED, GREY, CLEAR, HALF = (200, 0, 0), (90, 90, 90), (255, 255, 255), (227, 127, 127)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "shown"),
+    [
+        ("RGBA", "x.png", [RED, CLEAR, HALF]),
+        ("RGBA", "x.webp", [RED, CLEAR, HALF]),
+        ("RGBA", "x.tif", [RED, CLEAR, HALF]),
+        ("LA", "x.png", [GREY, CLEAR, (172, 172, 172)]),
+        ("P", "x.png", [RED, CLEAR, HALF]),
+        ("P", "x.gif", [RED, CLEAR, RED]),  # which knows no half
+        ("RGB", "x.png", [RED, CLEAR, (0, 0, 200)]),  # one colour is transparent
+        ("L", "x.png", [GREY, CLEAR, (9, 9, 9)]),
+        ("I;16", "x.png", [GREY, CLEAR, (9, 9, 9)]),
+    ],
+)
+def test_what_is_transparent_is_white(tmp_path, mode, name, shown):
+    """Three pixels: opaque, clear (whatever colour lies there) and half clear, or of another colour."""
+    image, more = Image.new(mode, (3, 1)), {"lossless": True} if name == "x.webp" else {}
+    if mode == "RGBA":
+        image.putdata([(*RED, 255), (0, 0, 77, 0), (*RED, 128)])
+    elif mode == "LA":
+        image.putdata([(90, 255), (5, 0), (90, 128)])
+    elif mode == "P":
+        image.putpalette([*RED, 0, 0, 77, *RED])
+        image.putdata([0, 1, 2])
+        more["transparency"] = 1 if name == "x.gif" else bytes([255, 0, 128])
+    elif mode == "RGB":
+        image.putdata([RED, (0, 200, 0), (0, 0, 200)])
+        more["transparency"] = (0, 200, 0)
+    else:
+        scale = 257 if mode == "I;16" else 1
+        image.putdata([90 * scale, 200 * scale, 9 * scale])
+        more["transparency"] = 200 * scale
+    image.save(tmp_path / name, **more)
+    pixels = np.asarray(sources.open_rgb(tmp_path / name))[0].tolist()
+    assert pixels == [pytest.approx(colour, abs=1) for colour in shown]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_opaque_pixels_stay_to_the_bit(tmp_path, mode):
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    image = colours.convert("P" if "P" in mode else mode)
+    image.save(tmp_path / "x.png", **({"transparency": b"\xff" * 256} if mode == "PA" else {}))
+    assert np.array_equal(np.asarray(sources.open_rgb(tmp_path / "x.png")), np.asarray(image.convert("RGB")))
+
+
+def test_every_shade_stays_where_it_is_opaque():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 4, 2)
+    ramp[..., 3] = 255
+    assert np.array_equal(np.asarray(sources._rgb(Image.fromarray(ramp))), ramp[..., :3])
+
+
+def test_a_moving_picture_is_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert photos.read_photo(tmp_path / "x.gif", 16)[:, 8, 8].tolist() == [1, 0, 0]
+    assert [path.name for path in photos.find_photos(tmp_path)] == ["x.gif"]
+
+
+def test_a_large_jpeg_is_decoded_as_it_is(tmp_path):
+    """Half of its resolution would be another picture."""
+    Image.new("L", (8192, 8192)).save(tmp_path / "x.jpg")
+    assert sources.open_rgb(tmp_path / "x.jpg").size == (8192, 8192)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "CMYK", "YCbCr", "LAB"])

@@ -1,6 +1,8 @@
 """Intervals against known values, tables beside published numbers, records."""
 
+import errno
 import json
+import os
 import re
 
 import matplotlib.pyplot as plt
@@ -116,6 +118,63 @@ def test_atomic_keeps_the_earlier_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_blames_the_disk_for_the_file_alone(tmp_path):
+    """An error of what happens meanwhile passes as it is, be it of the same kind."""
+    path = tmp_path / "a.txt"
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), OSError(errno.ENOSPC, "of another disk"), OSError()):
+        with pytest.raises(OSError) as caught, workspace.atomic(path):  # noqa: PT011
+            raise error
+        assert caught.value is error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "todo"),
+    [
+        (errno.ENOSPC, "Free some space or choose another folder"),
+        (errno.EDQUOT, "Free some space or choose another folder"),
+        (errno.EACCES, "Get the permission to write there or choose another folder"),
+        (errno.EROFS, "Get the permission to write there or choose another folder"),
+        (errno.EIO, "Choose another folder"),
+    ],
+)
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_atomic_says_what_helps(tmp_path, monkeypatch, step, number, todo):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(workspace.os, step, refuse)
+    sentence = rf"^Cannot write .*a\.txt: {os.strerror(number)}\. {todo}\.$"
+    with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt") as file:
+        file.write(b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_sees_refused_writes(tmp_path):
+    """The system refuses from 1,000 bytes on, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        sentence = r"Cannot write .*a\.txt: File too large\. Choose another folder\.$"
+        with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt", "w") as file:
+            file.write("x" * 10**5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_leaves_the_umask_to_the_system(tmp_path, monkeypatch):
+    """No moment without a mask, in which another thread's files would be everybody's."""
+    before = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the mask is the process's"))
+    with workspace.atomic(tmp_path / "a.txt", "w") as file:
+        file.write("x")
+    monkeypatch.undo()
+    os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -155,7 +156,7 @@ def test_full_disk_keeps_the_earlier_checkpoint(home, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"Cannot write .*No space left on device; the earlier file is unchanged"):
         fit(model, images, validation, Recipe(epochs=2, batch_size=32), folder)
     monkeypatch.undo()

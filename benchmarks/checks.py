@@ -3,7 +3,7 @@
     python -m benchmarks.checks                  # on the GPU where there is one
     python -m benchmarks.checks --device cpu --only golden images
 
-golden: outputs of the authors' own code (tests/golden) in float32 without TF32, and in float64. images: resident,
+golden: outputs of the authors' own code (tests/golden) in float32, and in float64. images: resident,
 augmented pixels against the CPU's, bit by bit. waits: training steps that would make a GPU wait for the host.
 bfloat16, kernels, compiled: losses against float32, the unfused optimiser, the loss that is not compiled. resume: a
 deterministic training, cut and resumed, against one that was not, bit by bit. Exit code 1 if anything fails.
@@ -25,6 +25,7 @@ from benchmarks import timing
 from benchmarks.waits import Waits, refused
 from lficam import checkpoints, data, loop, own, resident, speed
 from lficam.losses import classification_loss
+from lficam.numerics import exact
 from lficam.recipes import Recipe
 from tests.golden_fill import fill_
 from tests.networks import TinyNet, golden_images, golden_outputs
@@ -45,17 +46,6 @@ class Found:
     @property
     def passed(self):
         return self.difference <= self.allowed  # NaN is no pass
-
-
-@contextlib.contextmanager
-def exact():
-    """Float32 without TF32, and afterwards as before."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def apart(a, b):
@@ -228,22 +218,19 @@ def compiled(device):
 def resume(device):
     """Weights of two epochs in one go and in two, of a deterministic recipe."""
     train, validation = data.load("photo-digits", "train", count=64), data.load("photo-digits", "validation", count=40)
-    try:
-        for method in ("plain", "abn", "lfi-cam"):
-            recipe = dataclasses.replace(RECIPE, precision="auto", deterministic=True)
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                ends = {"whole": (2,), "cut": (1, 2)}
-                for name, epochs in ends.items():
-                    for last in epochs:
-                        loop.seed_everything(recipe.seed, deterministic=True)
+    for method in ("plain", "abn", "lfi-cam"):
+        recipe = dataclasses.replace(RECIPE, precision="auto", deterministic=True)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            ends = {"whole": (2,), "cut": (1, 2)}
+            for name, epochs in ends.items():
+                for last in epochs:
+                    with exact(recipe.seed):
                         model = lficam.create(method, "resnet-8", 10)
-                        part = dataclasses.replace(recipe, epochs=last)
-                        loop.fit(model, train, validation, part, Path(folder) / name, device=device, label=method)
-                a, b = (checkpoints.read(Path(folder) / name / "last.pt")["model"] for name in ends)
-            wrong = sum(not torch.equal(a[key], b[key]) for key in a)
-            yield Found(f"{method}: tensors that differ after a resume", wrong, 0)
-    finally:
-        torch.use_deterministic_algorithms(False)
+                    part = dataclasses.replace(recipe, epochs=last)
+                    loop.fit(model, train, validation, part, Path(folder) / name, device=device, label=method)
+            a, b = (checkpoints.read(Path(folder) / name / "last.pt")["model"] for name in ends)
+        wrong = sum(not torch.equal(a[key], b[key]) for key in a)
+        yield Found(f"{method}: tensors that differ after a resume", wrong, 0)
 
 
 CHECKS = {c.__name__: c for c in (golden, images, waits, bfloat16, kernels, compiled, resume)}

@@ -6,8 +6,7 @@
 host-fed float32 -> pixels on the device -> channels last -> fused SGD -> bfloat16 -> compiled. The images are noise in
 CIFAR's shape, cropped and mirrored. A row per step against the first one, and, with all steps, LFI-CAM and ABN against
 the plain backbone; beside that ratio stands what the arithmetic alone (FLOP of forward and backward pass, as torch
-counts them) would give. Float32 is as torch has it: on a GPU its
-convolutions take TF32. Memory is what a step needs above what lies on the GPU before it.
+counts them) would give. Memory is what a step needs above what lies on the GPU before it.
 """
 
 import itertools
@@ -20,6 +19,7 @@ import lficam
 from benchmarks import timing
 from benchmarks.checks import random_images
 from lficam import loop, resident, speed
+from lficam.numerics import exact
 from lficam.recipes import Recipe
 
 LADDER = ("host-fed float32", "resident", "channels last", "fused SGD", "bfloat16", "compiled")
@@ -50,6 +50,7 @@ class Rung:
                 if len(batch.labels) == self.recipe.batch_size:
                     yield batch
 
+    @exact()
     def __call__(self):
         """The steps that are timed."""
         if self.device.type == "cuda":

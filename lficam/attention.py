@@ -20,6 +20,7 @@ from .errors import InputError, choose
 from .losses import classification_loss
 from .maps import check_classes, check_finite, full_precision, minmax, wide
 from .metrics import correct
+from .numerics import exact
 
 
 class Output(NamedTuple):
@@ -63,6 +64,7 @@ class Classifier(nn.Module):
         output = self.classify_and_attend(self.normalise(pixels))
         return classification_loss(output, labels), correct(output.logits.detach(), labels)
 
+    @exact()
     def explain(self, pixels, target=None):
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
 

@@ -16,6 +16,7 @@ import torch
 from .errors import InputError, choose
 from .features import choose_layers, suggest, tap
 from .maps import check_finite, weighted_sum, wide
+from .numerics import exact
 
 SCORES = {"logit": "logit", "probability": "probability"}
 
@@ -38,6 +39,7 @@ class Baseline:
         self.classifier = classifier
         self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
 
+    @exact()
     def __call__(self, pixels, target=None):
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 

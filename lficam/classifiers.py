@@ -16,6 +16,7 @@ from torchvision import models
 from . import attention, checkpoints, features
 from .errors import InputError, choose, reason
 from .maps import check_classes
+from .numerics import exact
 from .parts import Normalise, steady
 from .torchvision_backbones import IMAGENET_STATISTICS, load, replace_last_layer
 from .workspace import root
@@ -58,6 +59,7 @@ class Frozen(nn.Module):
                 f"classes: {type(network).__name__} knows {self.num_classes} classes, got {len(self.classes)} names."
             )
 
+    @exact()
     def forward(self, pixels):
         return self.answer(self.normalise.enter(pixels))
 

@@ -9,7 +9,7 @@ import time
 
 
 def main(argv=None):
-    """Run one command and return the exit code: 0 success, 2 wrong input, `RunError.code` for a failed notebook."""
+    """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
@@ -20,7 +20,9 @@ def main(argv=None):
 
             raise InputError("Only `lficam train` works in a launcher's processes (see also `lficam score --shard`).")
         return arguments.call(arguments) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"lficam: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 130
     except Exception as error:
         from .errors import InputError
@@ -226,8 +228,9 @@ def find_lr(arguments):
 
     from .curves import lr_curve
     from .errors import InputError
-    from .loop import best_device, memory_format, seed_everything
+    from .loop import best_device, memory_format
     from .lr_range import lr_range
+    from .numerics import exact
     from .training import relabelled
     from .workspace import atomic
 
@@ -236,8 +239,8 @@ def find_lr(arguments):
     images = job.images("train", job.train_count)
     if arguments.steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
         images = images.subset(range(arguments.steps * job.recipe.batch_size))
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
-    model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
     images = relabelled(model, images, arguments.workers)
     limits = {"start": arguments.start, "end": arguments.end, "steps": arguments.steps}
     found = lr_range(model, images, job.recipe, **limits, workers=arguments.workers)

@@ -17,6 +17,7 @@ from . import faithfulness, results
 from .data import batches
 from .errors import InputError, check_fields, choose
 from .maps import finish, minmax, upsample
+from .numerics import exact
 
 CHOICES = {
     "score": ("probability", "logit"),
@@ -79,6 +80,7 @@ CONVENTIONS = {
 }
 
 
+@exact()
 @torch.no_grad()  # not inference mode: methods by gradients could not use what is made in it
 def scores(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0):
     """What the classifier says of every image and of the masked image, by every convention.

@@ -12,6 +12,7 @@ from .errors import InputError, choose
 from .features import run
 from .maps import finish
 from .metrics import correct
+from .numerics import exact
 
 
 class Predictions(NamedTuple):
@@ -22,6 +23,7 @@ class Predictions(NamedTuple):
     maps: torch.Tensor
 
 
+@exact()
 @torch.inference_mode()
 def predict(model, images, batch_size=256, workers=0):
     """All logits and maps of a classifier on a data set, in the data set's order, on the model's device."""
@@ -34,6 +36,7 @@ def predict(model, images, batch_size=256, workers=0):
     return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+@exact()
 @torch.inference_mode()
 def predicted_labels(classifier, images, batch_size=64, workers=0):
     """The classes (N,) that a frozen classifier predicts for the images without augmentation, on the CPU."""
@@ -44,6 +47,7 @@ def predicted_labels(classifier, images, batch_size=64, workers=0):
     )
 
 
+@exact()
 @torch.inference_mode()
 def dump(model, images, path, batch_size=256, workers=0, **facts):
     """Write the raw maps of a classifier on a data set to the file `path`, a batch at a time; returns it as a `Dump`.
@@ -64,6 +68,7 @@ def dump(model, images, path, batch_size=256, workers=0, **facts):
     return open_dump(path)
 
 
+@exact()
 def fgsm(model, pixels, labels, epsilon, space="pixels"):
     """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
 
@@ -85,6 +90,7 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
     return attacked * model.normalise.std + model.normalise.mean
 
 
+@exact()
 def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, workers=0):
     """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, for `results.percentage`."""
     device, hits = next(model.parameters()).device, []
@@ -141,6 +147,7 @@ def finished_maps(predictions, images):
     return finish(predictions.maps, images.size)
 
 
+@exact()
 @torch.inference_mode()
 def lficam_steps(model, pixels):
     """What LFI-CAM computes for one image (1, 3, H, W) on the way to its map, on the CPU.

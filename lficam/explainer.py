@@ -21,6 +21,7 @@ from .features import choose_layers, run, suggest, tap
 from .maps import check_finite, check_pixels, upsample
 from .mechanism import LCAM, TAME
 from .metrics import correct
+from .numerics import exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Explainer(nn.Module):
             "options": options,
         }
 
+    @exact()
     def forward(self, pixels, target=None):
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 
@@ -126,6 +128,7 @@ class Explainer(nn.Module):
 
     attribute = forward
 
+    @exact()
     def explain(self, pixels, classes=None):
         """Raw maps (B, L, h, w) and the classifier's logits (B, K), in one forward pass.
 

@@ -14,21 +14,10 @@ import torch
 from . import checkpoints, data
 from .distributed import Together, launched, world
 from .errors import InputError, reason
+from .numerics import exact
 from .progress import Progress, say
 from .resident import place
 from .speed import Pace
-
-# Deterministic recipes need it on a GPU, and it is read only once: at the first matrix product of the process.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
-def seed_everything(seed, deterministic=False):
-    """Seed torch (all devices) and numpy; with `deterministic`, refuse kernels whose bits vary from run to run."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that still draw from the global stream
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    torch.backends.cudnn.benchmark = not deterministic
 
 
 def best_device():
@@ -92,7 +81,8 @@ def fit(
         images, validation = place(images, device), place(validation, device)
     pace = pace_of(model, images, recipe, len(history), compile, sync_batch_norm)
     board = open_board(folder, len(history)) if tensorboard and world().rank == 0 else None
-    with Progress(recipe.epochs * len(images), label, initial=len(history) * len(images)) as progress:
+    steps = Progress(recipe.epochs * len(images), label, initial=len(history) * len(images))
+    with exact(recipe.seed, recipe.deterministic), steps as progress:
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
             row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace)
@@ -176,7 +166,7 @@ def train_step(model, optimizer, pixels, labels, recipe, loss=None, weight=1.0):
     device = pixels.device
     # First, so that no gradient of the step before lies in memory that a compiled step records anew.
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(recipe, device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision_of(recipe, device) == "bfloat16"):
         pixels = pixels.contiguous(memory_format=memory_format(device, pixels.shape[-1]))
         terms, hits = (loss or model.loss)(pixels, labels)
     (terms["total"] if weight == 1 else weight * terms["total"]).backward()
@@ -198,10 +188,10 @@ def update(optimizer):
 
 
 @functools.cache
-def in_bfloat16(recipe, device):
-    """Whether the recipe's precision means bfloat16 on this device."""
+def precision_of(recipe, device):
+    """What the recipe's precision means on this device: "float32" or "bfloat16"."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and able)
+    return {"auto": "bfloat16" if able else "float32"}.get(recipe.precision, recipe.precision)
 
 
 def named(split, terms, values):

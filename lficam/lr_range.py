@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import InputError
-from .loop import seed_everything, set_rates, sgd, train_batches, train_step
+from .loop import set_rates, sgd, train_batches, train_step
+from .numerics import exact
 from .progress import Progress
 
 
@@ -32,11 +33,10 @@ def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothin
             f"got {start}, {end}, {steps}, {smoothing}, {limit}."
         )
     state, mode = copy.deepcopy(model.state_dict()), model.training
-    seed_everything(recipe.seed, recipe.deterministic)
     lrs, losses, smoothed = rising(start, end, steps), [], []
     try:
         optimizer = sgd(model.train(), recipe)
-        with Progress(steps, "learning-rate test") as progress:
+        with exact(recipe.seed, recipe.deterministic), Progress(steps, "learning-rate test") as progress:
             for (pixels, labels, _), lr in zip(endless(model, images, recipe, workers), lrs, strict=False):
                 set_rates(optimizer, lr, recipe.momentum)
                 losses.append(train_step(model, optimizer, pixels, labels, recipe)[0]["total"].item())
@@ -44,6 +44,9 @@ def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothin
                 progress.update(1, lr=lr, loss=losses[-1])
                 if not math.isfinite(losses[-1]) or smoothed[-1] > limit * min(smoothed):
                     break
+    except KeyboardInterrupt:
+        text = "the learning-rate test was interrupted: it keeps nothing, and the same command starts it again."
+        raise KeyboardInterrupt(text) from None
     finally:
         model.load_state_dict(state)
         model.train(mode)

@@ -6,9 +6,13 @@ from .errors import InputError
 
 
 def correct(logits, labels, k=1):
-    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,). Ties go against the label."""
-    own = logits.gather(1, labels[:, None])
-    rivals = (logits >= own).sum(1) - 1
+    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
+
+    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
+    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    """
+    own, classes = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
     return (rivals < k) & torch.isfinite(own[:, 0])
 
 

@@ -21,6 +21,7 @@ from .explainer import Explainer
 from .folders import ENDINGS, images, readable, tell
 from .loop import best_device
 from .maps import finish
+from .numerics import exact
 
 _SLIM = 20  # length over height from which on a photo is cut before it is scaled
 
@@ -160,6 +161,7 @@ def find_class(text, classifier):
             raise InputError(f"Class {text!r} may be {listed}: give one number.")
 
 
+@exact()
 def explain_photo(explainer, pixels, targets=None, top=1):
     """`Explanation`s of a photo (3, H, W) in [0, 1], one for every class that is asked for.
 

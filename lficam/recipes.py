@@ -16,8 +16,9 @@ class Recipe:
     epochs: passes over the training set. schedule "step": at the start of each of the 0-based epochs `milestones` lr is
     multiplied by gamma; "one-cycle": lr is the maximum of `one_cycle`, step by step.
     bias_lr: factor on the lr of parameters named bias; bias_decay: whether they have weight decay.
-    precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, float32 on a CPU.
-    deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does anyway).
+    precision: "float32" (IEEE's, never TF32), "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, else
+    float32. deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does
+    anyway); an operation that has none is refused by name.
     """
 
     epochs: int = 300

@@ -22,8 +22,10 @@ from .maps import finish
 from .masked import channels_last
 from .measures import Plan, measure, shared_maps  # noqa: F401
 from .metrics import one_class
+from .numerics import exact
 from .progress import Progress, say
 from .shards import merge  # noqa: F401
+from .workspace import locked
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
@@ -33,6 +35,7 @@ LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
 PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 
+@exact()
 def score(
     explainers,
     images,
@@ -73,12 +76,17 @@ def score(
         return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
     config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
     path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
-    with streaming.locked(path):
+    with locked(path):
         table = None if fresh else streaming.finished(path, config)
         if table is not None:
             return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
-            return _fill(part, plan, explainers, classifier, mine, **options)
+            try:
+                return _fill(part, plan, explainers, classifier, mine, **options)
+            except KeyboardInterrupt:
+                kept = f"{min(part.done * batch_size, len(mine))} of {len(mine)} images are kept in {part.path}"
+                how = "the same command continues after them (not with fresh, --fresh)"
+                raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
 
 
 def _classifier(explainers):
@@ -266,6 +274,7 @@ def wide(rows, digits=None):
     return table.loc[rows.explainer.unique(), rows.measure.unique()].rename_axis(columns=None).reset_index()
 
 
+@exact()
 @torch.inference_mode()
 def side_by_side(explainer, images, count=200, batch_size=50, right=True):
     """Scenes of two images of different classes side by side, each explained for both classes.

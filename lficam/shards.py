@@ -7,7 +7,7 @@ import pandas as pd
 from . import workspace
 from .configuration import differences
 from .errors import InputError
-from .streaming import file_hash, leave_record, locked, read, record_of
+from .streaming import file_hash, leave_record, read, record_of
 
 
 def merge(paths, path):
@@ -30,7 +30,7 @@ def merge(paths, path):
         if not same:
             raise InputError(f"{name} was changed since its scores were written: score this shard again.")
     config = _common(records)
-    with locked(path):
+    with workspace.locked(path):
         if Path(path).exists() and (record_of(path) or {}).get("configuration") != config:
             raise InputError(f"{path} holds something else: give another file, or remove it.")
         parts, failed = [], []

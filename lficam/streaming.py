@@ -7,7 +7,6 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
-import contextlib
 import io
 import json
 import os
@@ -20,54 +19,7 @@ from .checkpoints import file_hash
 from .configuration import differences, sha256
 from .errors import InputError
 
-_HELD = set()  # by this process, which its own locks do not keep out
 _WHOLE = {"class", "pointing"}
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Nobody else writes the table meanwhile; `InputError` when somebody does, or the folder refuses.
-
-    The lock belongs to the process alone: processes that read images do not keep it when the run is killed.
-    """
-    path = Path(path).absolute()
-    taken = InputError(f"Another run is writing {path}: wait for it, or give another file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the file to write, as scores.csv.")
-    if path in _HELD:
-        raise taken
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = _lock(_beside(path, "lock"))
-    except BlockingIOError:
-        raise taken from None
-    except OSError as error:
-        raise workspace.refused(path, error) from error
-    _HELD.add(path)
-    try:
-        yield
-    finally:
-        _HELD.discard(path)
-        _beside(path, "lock").unlink(missing_ok=True)
-        file.close()
-
-
-def _lock(path):
-    while True:
-        file = path.open("a")
-        try:
-            import fcntl  # not on Windows, where nothing is locked
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            return file
-        except OSError as error:
-            file.close()
-            raise BlockingIOError from error
-        with contextlib.suppress(FileNotFoundError):  # the one who had it may just have removed it
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
 
 
 class Memory:

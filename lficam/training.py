@@ -8,6 +8,7 @@ job = Job("tame", Job("plain", "resnet-110", dataset="cifar10"), dataset="cifar1
 maps = train(job).model(pixels)       # an explainer; its classifier is trained first, or found
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,8 +24,9 @@ from .attention import create
 from .distributed import joined, world
 from .errors import InputError, check_fields, choose
 from .evaluation import predict, predicted_labels
-from .loop import best_device, fit, seed_everything
+from .loop import best_device, fit, precision_of
 from .metrics import one_class
+from .numerics import exact
 from .progress import say
 from .recipes import Recipe
 from .speed import MODES
@@ -129,8 +131,10 @@ def train(job, *, device=None, fresh=False, compile="auto", **options):
     fresh: forget an earlier run of the same job. compile: "auto" (on a GPU, where it is measured to pay), "on" or
     "off", see `speed.Pace`. options: workers, processes that read image files; tensorboard; sync_batch_norm, see
     `loop.fit`. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
-    Returns a `Run`, of several processes in each of them.
-    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes and disks that refuse.
+    Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
+    kernels, TF32, cuDNN's benchmark) is as before afterwards.
+    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and
+    a folder that another run is training into.
     """
     choose("compile", compile, dict.fromkeys(MODES))
     device = torch.device(device or best_device())
@@ -141,25 +145,31 @@ def train(job, *, device=None, fresh=False, compile="auto", **options):
 def _train(job, device, fresh, workers=0, **options):
     job = resolve(job, device=device, workers=workers)
     images = job.images("train", job.train_count)
-    seed_everything(job.recipe.seed, job.recipe.deterministic)
+    with exact(job.recipe.seed, job.recipe.deterministic):
+        return _trained(job, images, device, fresh, workers, **options)
+
+
+def _trained(job, images, device, fresh, workers, **options):
     model = job.model(images)
-    folder = run_folder(job, images, model)
+    folder = run_folder(job, images, model, device)
     shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
-    world().agree((folder.name, len(read_history(folder))), f"{shared}{workspace.root() / 'runs'} and the data.")
-    if fresh and world().rank == 0:
-        for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
-            path.unlink(missing_ok=True)
-    world().wait()
     history = read_history(folder)
-    found = len(history) == job.recipe.epochs
+    world().agree((folder.name, len(history)), f"{shared}{workspace.root() / 'runs'} and the data.")
+    found = len(history) == job.recipe.epochs and not fresh
     if found:
         say(f"{job.title}: found finished in {folder.relative_to(workspace.root())}")
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
-        options |= {"device": device, "workers": workers}
-        images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))
-        history = fit(model, images, seen, job.recipe, folder, label=job.title, settings=settings, **options)
+        settings |= {"precision": precision_of(job.recipe, device)}
+        options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
+        with _alone(folder), _told(job, folder):
+            if fresh and world().rank == 0:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+                    path.unlink(missing_ok=True)
+            world().wait()
+            images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))
+            history = fit(model, images, seen, job.recipe, folder, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
     run = Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
@@ -185,6 +195,25 @@ def tell_one_class(run, validation, seen, workers=0):
         say(told)
 
 
+def _alone(folder):
+    """No other run trains into the folder meanwhile; of processes that train together the first keeps others out."""
+    if world().rank:
+        return contextlib.nullcontext()
+    return workspace.locked(folder / "last.pt", "wait for it, then the same command finds the model")
+
+
+@contextlib.contextmanager
+def _told(job, folder):
+    """A `KeyboardInterrupt` says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = len(read_history(folder))
+        kept = f"its first {done} of {job.recipe.epochs} epochs are kept in {folder}" if done else "no epoch is kept"
+        how = "continues after them (not with fresh, --fresh)" if done else "starts it again"
+        raise KeyboardInterrupt(f"{job.title} was interrupted: {kept}, and the same command {how}.") from None
+
+
 def resolve(job, **options):
     """The job with a checkpoint's path in place of its classifier's job, which is trained first if it is missing.
 
@@ -192,7 +221,7 @@ def resolve(job, **options):
     """
     if job.classifier is None:
         return job
-    folder = finished_folder(job.classifier) or train(job.classifier, **options).folder
+    folder = finished_folder(job.classifier, options.get("device")) or train(job.classifier, **options).folder
     return dataclasses.replace(job, backbone=folder / "best.pt")
 
 
@@ -216,9 +245,14 @@ def relabelled(model, images, workers=0):
     return dataclasses.replace(images, labels=world().spread(predict, images, 64))
 
 
-def run_folder(job, images, model=None):
-    """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier."""
-    settings = dataclasses.asdict(job)
+def run_folder(job, images, model=None, device=None):
+    """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier.
+
+    Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
+    """
+    settings = dataclasses.asdict(job) | {"data_root": ""}
+    if precision_of(job.recipe, torch.device(device or best_device())) == "bfloat16":
+        settings["recipe"]["precision"] = "bfloat16"
     if job.explains:
         model = model or job.model(images)
         # What was chosen, whether it was given or is the default.
@@ -229,17 +263,17 @@ def run_folder(job, images, model=None):
     return workspace.root() / "runs" / job.dataset / name
 
 
-def finished_folder(job):
-    """Where `train` would find the job finished, None if it would not.
+def finished_folder(job, device=None):
+    """Where `train` on the device (by default the best one) would find the job finished, None if it would not.
 
     Raises `InputError` where its data cannot be loaded.
     """
     if job.classifier:
-        folder = finished_folder(job.classifier)
+        folder = finished_folder(job.classifier, device)
         if folder is None:
             return None
         job = dataclasses.replace(job, backbone=folder / "best.pt")
-    folder = run_folder(job, job.images("train", job.train_count))
+    folder = run_folder(job, job.images("train", job.train_count), device=device)
     return folder if len(read_history(folder)) == job.recipe.epochs else None
 
 

@@ -1,4 +1,4 @@
-"""Where things lie, and the one way of writing a file."""
+"""Where things lie, and the one way of writing a file, alone."""
 
 import contextlib
 import errno
@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import InputError
 
 FULL = errno.ENOSPC, errno.EDQUOT
+_HELD = set()  # by this process, which its own locks do not keep out
 
 
 def root():
@@ -76,3 +77,50 @@ def advice(error):
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "Get the permission to write there or choose another folder."
     return "Choose another folder."
+
+
+@contextlib.contextmanager
+def locked(path, todo="wait for it, or give another file"):
+    """Nobody else writes the file meanwhile; `InputError` when somebody does (and what `todo`), or the folder refuses.
+
+    The lock, PATH.lock, belongs to the process alone: processes that read images do not keep it when the run is killed.
+    """
+    path = Path(path).absolute()
+    taken = InputError(f"Another run is writing {path}: {todo}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the file to write, as scores.csv.")
+    if path in _HELD:
+        raise taken
+    lock = Path(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock(lock)
+    except BlockingIOError:
+        raise taken from None
+    except OSError as error:
+        raise refused(path, error) from error
+    _HELD.add(path)
+    try:
+        yield
+    finally:
+        _HELD.discard(path)
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path):
+    while True:
+        file = path.open("a")
+        try:
+            import fcntl  # not on Windows, where nothing is locked
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.close()
+            raise BlockingIOError from error
+        except (ImportError, OSError):  # nor on file systems that have no locks
+            return file
+        with contextlib.suppress(FileNotFoundError):  # the one who had it may just have removed it
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()

@@ -1,6 +1,7 @@
 """The command line: exit codes, sentences, and a help that does not wait."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -266,3 +267,73 @@ def test_authors_mechanisms_are_converted(capsys, tmp_path):
     explainer = checkpoints.load(target)
     assert torch.equal(explainer.mechanism.fuse.weight, weight)
     assert explainer(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8)
+
+
+# The tests themselves may run in the background, where a shell has SIGINT ignored.
+COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+COMMAND += "from lficam.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def interrupted(arguments, begun):
+    """What a command says, in all, when Ctrl-C is pressed once it has begun."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], **pipes) as process:
+        try:
+            while not begun():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            error = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_an_interrupted_training_says_what_is_kept(home):
+    train = ["train", "--method", "plain", "--backbone", "resnet-8", "--count", "64", "--batch-size", "16"]
+    logs = home.glob
+    error = interrupted(
+        [*train, "--epochs", "500"], lambda: any(len(p.read_text().split()) > 3 for p in logs("*/*/*/log.csv"))
+    )
+    (last,) = home.glob("runs/*/*/last.pt")
+    done = len(checkpoints.read(last)["history"])
+    assert error == (
+        f"lficam: plain resnet-8 on photo-digits was interrupted: its first {done} of 500 epochs are kept in "
+        f"{last.parent}, and the same command continues after them (not with fresh, --fresh).\n"
+    )
+    assert not list(home.glob("runs/*/*/*.lock"))
+
+
+def test_interrupted_scores_say_what_is_kept(home):
+    network = lficam.create("plain", "resnet-8", 10)
+    checkpoints.save(home / "best.pt", {"card": network.card, "model": network.state_dict()})
+    score = ["score", "--baseline", "score-cam", "--classifier", str(home / "best.pt"), "--dataset", "photo-digits"]
+    part = home / "scores.csv.part"
+    error = interrupted(
+        [*score, "--batch-size", "4", "--out", str(home / "scores.csv")],
+        lambda: part.exists() and part.read_bytes().count(b"\n") > 2,
+    )
+    done = 4 * (part.read_bytes().count(b"\n") - 1)
+    assert error.startswith(f"lficam: scoring was interrupted: {done} of 1000 images are kept in {part}, and the same")
+
+
+@pytest.mark.parametrize(
+    ("command", "step", "sentence"),
+    [
+        ("train", "training.fit", "plain resnet-8 on photo-digits was interrupted: no epoch is kept, and "),
+        ("lr-find", "lr_range.train_step", "the learning-rate test was interrupted: it keeps nothing, and "),
+        ("train", "data.load", ""),
+    ],
+)
+def test_interrupted_before_there_is_anything(command, step, sentence, home, monkeypatch, capsys):
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(f"lficam.{step}", press)
+    assert main([command, "--method", "plain", "--backbone", "resnet-8", "--count", "32"]) == 130
+    expected = f"{sentence}the same command starts it again." if sentence else "interrupted."
+    assert capsys.readouterr().err == f"lficam: {expected}\n"
+    assert not list(home.glob("*.png"))

@@ -35,7 +35,6 @@ from lficam import (
     run,
     scoring,
     sources,
-    streaming,
     training,
     workspace,
 )
@@ -344,7 +343,7 @@ def full(home):  # noqa: ARG001
 
 
 def taken(home):
-    with streaming.locked(home / "scores.csv"), streaming.locked(home / "scores.csv"):
+    with workspace.locked(home / "scores.csv"), workspace.locked(home / "scores.csv"):
         pass
 
 

@@ -1,6 +1,7 @@
-"""The gradient sign attack, by hand on a model whose gradient is known."""
+"""The gradient sign attack, by hand on a model whose gradient is known; and what float32 means."""
 
 import copy
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.ops import FrozenBatchNorm2d
 
 import lficam
-from lficam import data
+from lficam import conventions, data, evaluation, scoring
 from lficam.backbones import Normalise
 from lficam.classifiers import freeze
 from lficam.errors import InputError
 from lficam.evaluation import fgsm, perturbed_accuracy, randomised
+from lficam.numerics import exact
+from lficam.photos import explain_photo
 
 
 class Brightness(torch.nn.Module):
@@ -131,3 +134,77 @@ def test_convolutional_networks_are_initialised_layer_by_layer(method):
     assert all(torch.equal(value, found[name]) for name, value in by_hand.state_dict().items())
     control = lficam.baseline(None, "centre")
     assert randomised(control).classifier is None
+def switches():
+    """Whether TF32 may be used, by torch's older switches and, where there are any, by its newer ones."""
+    b = torch.backends
+    newer = [getattr(part, "fp32_precision", "ieee") for part in (getattr(b.cudnn, "conv", None), b.cuda.matmul)]
+    return b.cudnn.allow_tf32, b.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision(), *newer
+
+
+@pytest.fixture
+def tf32():
+    """A user who wants speed."""
+    backends = torch.backends
+    before = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    yield switches()
+    backends.cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return data.load("photo-digits", "test", count=6)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda g: evaluation.predict(g.model, g.images),
+        lambda g: evaluation.predicted_labels(g.explainer.classifier, g.images),
+        lambda g: evaluation.dump(g.model, g.images, "maps.npz"),
+        lambda g: evaluation.lficam_steps(g.model, g.pixels[:1]),
+        lambda g: fgsm(g.model, g.pixels, torch.zeros(2, dtype=torch.long), 0.1),
+        lambda g: perturbed_accuracy(g.model, g.images, 0.1),
+        lambda g: scoring.score({"tame": g.explainer}, g.images),
+        lambda g: scoring.side_by_side(g.explainer, g.images, right=False),
+        lambda g: scoring.cost({"tame": g.explainer}, g.images, 2, 1),
+        lambda g: conventions.scores(g.explainer, g.images, {"a": conventions.Convention("")}),
+        lambda g: explain_photo(g.explainer, g.pixels[0]),
+        lambda g: g.explainer(g.pixels),
+        lambda g: g.explainer.explain(g.pixels),
+        lambda g: g.explainer.classifier(g.pixels),
+        lambda g: g.model.explain(g.pixels),
+        lambda g: lficam.baseline(g.explainer.classifier, "grad-cam")(g.pixels),
+        lambda g: lficam.baseline(g.explainer.classifier, "rise", masks=10)(g.pixels),
+    ],
+)
+def test_float32_is_no_tf32(ask, tf32, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, seen = lficam.create("lfi-cam", "resnet-8", 10), []
+    explainer = lficam.attach(model, "tame")
+    model.backbone.stages[0].register_forward_hook(lambda *_: seen.append(switches()))
+    ask(SimpleNamespace(explainer=explainer, model=model, pixels=photos.pixels(range(2)), images=photos))
+    assert set(seen) == {(False, False, "highest", "ieee", "ieee")}
+    assert switches() == tf32
+
+
+def test_threads_share_the_switches(tf32):
+    """The one that ends first does not put back what the other still needs."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with exact():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(10)
+    with exact():
+        pass
+    assert not torch.backends.cudnn.allow_tf32
+    leave.set()
+    thread.join()
+    assert switches() == tf32

@@ -20,10 +20,10 @@ MASK = torch.tensor([[[False, True], [True, False]]])
 
 
 def test_correct():
-    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 0.0]])
-    labels = torch.tensor([0, 1, 0])
-    assert correct(logits, labels).tolist() == [True, False, False]  # the tie counts against the label
-    assert correct(logits, labels, k=2).tolist() == [True, True, True]
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    labels = torch.tensor([0, 1, 0, 2])
+    assert correct(logits, labels).tolist() == [True, False, True, False]  # the first of equals is the larger one
+    assert correct(logits, labels, k=2).tolist() == [True, True, True, True]
     assert correct(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0])).tolist() == [False]
 
 
@@ -34,6 +34,16 @@ def test_one_class():
     assert "one class, number 7, though" in one_class(torch.tensor([7, 7, 7]), labels, ("cat", "dog"))
     for predicted, known in (([1, 0, 1], labels), ([1, 1, 1], labels[1:]), ([], labels)):
         assert one_class(torch.tensor(predicted), known) == ""
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_correct_is_whether_the_predicted_class_is_the_label(kind):
+    """In bfloat16 one in thirty of these images has two largest logits."""
+    logits = torch.randn(500, 1000, generator=torch.Generator().manual_seed(0)).to(kind)
+    labels = logits.argmax(1)
+    assert correct(logits, labels).all()
+    assert correct(logits, labels.roll(1)).equal(labels == labels.roll(1))
+    ranks = logits.sort(dim=1, descending=True, stable=True).indices
+    assert correct(logits, ranks[:, 4], k=5).all()
+    assert not correct(logits, ranks[:, 5], k=5).any()
 
 
 def test_iou():

@@ -1,6 +1,7 @@
 """Files of scores: killed, cut, full, locked, sharded, with images that cannot be read; and the command line."""
 
 import errno
+import fcntl
 import functools
 import json
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 import lficam
-from lficam import checkpoints, data, scoring
+from lficam import checkpoints, data, scoring, workspace
 from lficam.classifiers import freeze
 from lficam.cli import main
 from lficam.configuration import describe
@@ -227,6 +228,15 @@ def test_two_runs_of_one_file(tmp_path, whole):
     Grey.deaths = {}
     scoring.score(*made(), path, batch_size=4)
     assert path.read_bytes() == whole
+
+
+def test_where_nothing_can_be_locked_nothing_is(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with workspace.locked(tmp_path / "a.csv"):
+        (tmp_path / "a.csv").touch()
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path, whole, monkeypatch):

@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lficam
-from lficam import checkpoints, training
+from lficam import checkpoints, loop, training, workspace
 from lficam.errors import InputError
 from lficam.loop import fit
+from lficam.lr_range import lr_range
 from lficam.training import Job, Recipe, train
 
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)
@@ -28,13 +31,6 @@ from lficam.training import Job, Recipe, train
 train(Job("lfi-cam", "resnet-8", train_count=64, validation_count=60,
           recipe=Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)))
 """
-
-
-@pytest.fixture(autouse=True)
-def nondeterministic_again():
-    """Leave torch's switch as other tests expect it."""
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def weights(folder, name="last.pt"):
@@ -104,6 +100,82 @@ def test_a_finished_job_is_found_again(home):
     assert float(rows[0]["train_loss"]) == pytest.approx(second.history[0]["train_loss"])
 
 
+def test_a_run_is_known_by_its_images_wherever_they_lie(home):
+    folder = home / "photos"
+    for split, count in (("train", 4), ("val", 2)):
+        for i in range(2 * count):
+            path = folder / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (9 * i, 0, 0)).save(path)
+    recipe = Recipe(epochs=1, batch_size=4)
+    first = train(Job("plain", "resnet-8", dataset="folder", data_root=str(folder), size=16, recipe=recipe))
+    moved = folder.rename(home / "elsewhere")
+    assert train(Job("plain", "resnet-8", dataset="folder", data_root=str(moved), size=16, recipe=recipe)).found
+    assert checkpoints.read(first.folder / "best.pt")["settings"]["precision"] == "float32"
+
+
+def test_precision_of_a_runs_name_is_what_it_means_on_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    loop.precision_of.cache_clear()
+    images = JOB.images("train", 16)
+    names = {
+        (precision, device): training.run_folder(
+            dataclasses.replace(JOB, recipe=Recipe(precision=precision)), images, device=device
+        ).name
+        for precision in ("auto", "float32", "bfloat16")
+        for device in ("cpu", "cuda")
+    }
+    loop.precision_of.cache_clear()
+    assert names["auto", "cuda"] == names["bfloat16", "cuda"] == names["bfloat16", "cpu"]
+    assert names["auto", "cpu"] != names["auto", "cuda"]
+    assert names["float32", "cpu"] == names["float32", "cuda"] != names["bfloat16", "cpu"]
+
+
+def state_of_torch():
+    """All that is global and that a training sets."""
+    switches = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    switches += torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    switches += torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    return switches, torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda _, images, recipe, home: fit(_, images, images, recipe, home / "run"),
+        lambda _, images, recipe, home: lr_range(_, images, recipe, steps=2),  # noqa: ARG005
+        lambda *given: train(dataclasses.replace(JOB, train_count=16, recipe=given[2])),
+    ],
+    ids=["fit", "lr_range", "train"],
+)
+def test_torch_is_left_as_it_was(call, deterministic, home, monkeypatch):
+    """A user who wants determinism and TF32 has both again, and draws on as if nothing had been drawn."""
+    images, model = JOB.images("train", 16), lficam.create("plain", "resnet-8", 10)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", deterministic)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        before = state_of_torch()
+        call(model, images, Recipe(epochs=1, batch_size=8, seed=4, deterministic=deterministic), home)
+        assert state_of_torch() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_what_cannot_be_deterministic_is_one_sentence(home):
+    model, images = lficam.create("plain", "resnet-8", 10), JOB.images("train", 8)
+
+    def loss(pixels, labels):
+        torch.zeros(1).put_(torch.tensor([0]), torch.ones(1))
+        return type(model).loss(model, pixels, labels)
+
+    model.loss = loss
+    fit(model, images, images, Recipe(epochs=1), home / "may vary")
+    with pytest.raises(InputError, match=r"put_ has no deterministic implementation .* deterministic=False"):
+        fit(model, images, images, Recipe(epochs=1, deterministic=True), home / "may not")
+
+
 @pytest.mark.usefixtures("home")
 def test_training_learns():
     job = Job(
@@ -122,6 +194,20 @@ def test_tensorboard_on_request():
     job = Job("plain", "resnet-8", train_count=32, validation_count=60, recipe=Recipe(epochs=1, batch_size=32))
     run = train(job, tensorboard=True)
     assert list((run.folder / "tensorboard").glob("events*"))
+
+
+@pytest.mark.usefixtures("home")
+def test_two_runs_of_one_folder():
+    """The second one changes nothing, and finds the model when the first one is through."""
+    job = dataclasses.replace(JOB, recipe=dataclasses.replace(RECIPE, epochs=1))
+    folder = train(job).folder
+    before = weights(folder)
+    with workspace.locked(folder / "last.pt"):
+        assert train(job).found
+        with pytest.raises(InputError, match=r"Another run is writing .*last\.pt: wait for it, then the same command"):
+            train(job, fresh=True)
+    assert same_bits(before, weights(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["best.pt", "last.pt", "log.csv"]
 
 
 def test_divergence_stops_and_keeps_the_last_checkpoint(home):

@@ -4,7 +4,8 @@
     python -m benchmarks.plan --tflops 250 --gpus 1 8 64   # with the throughput that you measured
 
 FLOP of a training step (forward and backward pass, a multiply-add is two) are counted by torch on two images; epochs
-are those of data/recipes.csv. The throughput is an assumption: what a GPU sustains, not what its data sheet says.
+are those of lficam/tables/recipes.csv. The throughput is an assumption: what a GPU sustains, not what its data sheet
+says.
 """
 
 import argparse

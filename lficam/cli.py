@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`lficam COMMAND ...`. Nothing heavy is imported before a command needs it."""
 
 import argparse
@@ -10,9 +11,16 @@ import time
 
 def main(argv=None):
     """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
+    if sys.platform == "win32":
+        print("lficam: lficam works on Linux and macOS; on Windows start it in WSL, which is a Linux.", file=sys.stderr)
+        return 2
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a training
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could follow; this answers and ends the process
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     arguments = parser().parse_args(argv)
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
@@ -26,12 +34,13 @@ def main(argv=None):
         return 130
     except Exception as error:
         from .errors import InputError
+        from .progress import first
         from .run import RunError
 
         if not isinstance(error, (InputError, RunError)):
             raise
         code = getattr(error, "code", 2)
-        if code == 2 and os.environ.get("RANK", "0") != "0":
+        if code == 2 and not first():
             time.sleep(20)  # what all processes of a launcher say is said once: it ends this one when the first ended
         print(f"lficam: {error}", file=sys.stderr)
         return code
@@ -49,7 +58,7 @@ def parser():
     command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="name of a notebook (default: all)")
     command.add_argument("--profile", default="desk", help="folder of parameter files (default: desk)")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, in YAML")
-    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: a day)")
+    command.add_argument("--timeout", type=int, metavar="SECONDS", help="limit of one cell (default: none)")
     command.add_argument("--list", action="store_true", help="print profiles and notebooks")
 
     command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")

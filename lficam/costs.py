@@ -1,11 +1,9 @@
 """What a profile costs before it is run: operations, time, memory, disk; and which data and weights are missing.
 
 Operations are counted on tensors without content (device "meta"), by torch's flop counter: a multiplication with its
-addition is two. Time is measured where data/throughput.csv has the very case; else it follows from operations and what
-the processor is said to do; else it is unknown.
+addition is two. Time follows from operations and what the processor is said to do; else it is unknown.
 """
 
-import csv
 import dataclasses
 import functools
 import json
@@ -17,9 +15,8 @@ from torchvision import models
 
 from . import attention, builtin, classifiers, explainer, plan, run, workspace
 from .data import _DATASETS, ONCE
-from .errors import InputError
+from .errors import InputError, choose
 from .finished import read_record
-from .loop import best_device
 from .parameters import read_defaults
 from .progress import duration
 from .torchvision_backbones import load
@@ -89,9 +86,6 @@ def _of_training(job, speed):
     operations = recipe.epochs * (train * cost.train + validation * cost.validation)
     row = {"operations": operations, "images": recipe.epochs * train, "disk": cost.disk}
     row |= {"memory": cost.fixed + min(recipe.batch_size, train) * cost.kept}
-    measured = _measured(f"train {job.method}", job, images[3])
-    if measured is not None:
-        return row | {"seconds": measured * recipe.epochs * train, "basis": "measured seconds an image"}
     return row | {"seconds": operations / speed if speed else None, "basis": "estimate" if speed else "unknown"}
 
 
@@ -102,23 +96,6 @@ def _of_notebook(profile, name):
     except ValueError:
         return {"seconds": None, "basis": "unknown"}
     return {"seconds": float(record["seconds"]), "basis": f"measured on {record['device']}"}
-
-
-def throughputs():
-    """Rows of data/throughput.csv that have a number."""
-    path = workspace.root() / "data" / "throughput.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["seconds_per_image"]]
-
-
-def _measured(what, job, size):
-    device = torch.cuda.get_device_name() if best_device().type == "cuda" else "cpu"
-    network = job.classifier.backbone if job.classifier else job.backbone
-    case = {"what": what, "device": device, "backbone": network, "size": str(size)}
-    found = [row for row in throughputs() if all(row[key] == value for key, value in case.items())]
-    return float(found[0]["seconds_per_image"]) if found else None
 
 
 def _images(job):
@@ -204,6 +181,7 @@ def _data_missing(name, root):
         return None
     from . import cifar
 
+    choose("data set", name, GET)
     home = workspace.root() / "data" / "cache"
     if name in _DATASETS:
         home = (workspace.root() / root) if root else home
@@ -218,6 +196,7 @@ def _weights_missing(name):
     """How to get a network's weights; None when torch has them already."""
     if name.startswith("timm/"):
         return None
+    choose("classifier", name, dict.fromkeys(models.list_models(module=models)))
     known = models.get_model_weights(name)
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"

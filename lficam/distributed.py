@@ -1,6 +1,6 @@
 """One training on several processes: each has its part of every batch, and the result is that of one process.
 
-torchrun --standalone --nproc-per-node 8 -m lficam.cli train --method lfi-cam --backbone resnet50 --dataset imagenet
+torchrun --standalone --nproc-per-node 8 -m lficam train --method lfi-cam --backbone resnet50 --dataset imagenet
 
 Launchers (torchrun, accelerate launch) tell each process its RANK; without them all here does nothing. Gradients are
 averaged by DistributedDataParallel; batch norm sees the whole batch; files are written by process 0 alone.

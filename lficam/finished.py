@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from . import workspace
 from .errors import InputError
 from .pictures import sharper
 from .reading import cell
+
+OURS = secrets.token_hex(4)  # an earlier process may have had this one's number
 
 
 def read_record(folder, name=None):
@@ -47,7 +50,7 @@ def listed(record, kind):
 
 def staging(folder, name):
     """A folder beside `name` that belongs to this process on this machine."""
-    return Path(folder) / f".{name}.{_host()}.{os.getpid()}"
+    return Path(folder) / f".{name}.{_host()}.{os.getpid()}-{OURS}"
 
 
 def swap(new, folder):
@@ -67,10 +70,10 @@ def swap(new, folder):
 def sweep(folder):
     """Remove what dead processes of this machine left, and finish a swap that was cut."""
     for path in Path(folder).glob(".*"):
-        match = re.fullmatch(rf"\.(.+)\.{_host()}\.(\d+)(\.old)?", path.name)
-        if not match or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+        match = re.fullmatch(rf"\.(.+)\.{_host()}\.(\d+)(?:-(\w+))?(\.old)?", path.name)
+        if not match or (match[3] == OURS if int(match[2]) == os.getpid() else _alive(int(match[2]))):
             continue
-        if match[3] and not (path.parent / match[1]).exists():
+        if match[4] and not (path.parent / match[1]).exists():
             path.rename(path.parent / match[1])
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -157,6 +160,7 @@ def page_tables(text, figures):
             ["---"] * len(header),
             *([cell(c, digits.get(h)) for h, c in zip(header, row, strict=True)] for row in rows),
         ]
+        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
         return "\n".join([match[0].split("\n")[0], *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
 
     return re.sub(r"<!-- ([\w-]+):(\S+\.csv) -->\n.*?<!-- end -->", block, text, flags=re.S)

@@ -8,7 +8,6 @@ import sys
 
 from . import workspace
 
-DAY = 86_400  # seconds: the limit of a cell when none is given
 PATIENCE = 300  # seconds for a kernel to start and for its output to arrive; a busy machine is no failure
 
 
@@ -35,7 +34,7 @@ class Kernel:
             stderr_file=sys.stderr,
             start_timeout=PATIENCE,
             iopub_timeout=PATIENCE,
-            execution_timeout=plan.timeout or DAY,
+            execution_timeout=plan.timeout,
             kernel_manager_class=self._manager(plan.command),
         )
         if self.interrupted:  # after the last cell

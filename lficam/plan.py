@@ -27,6 +27,9 @@ KINDS = ("train", "evaluate", "notebook", "report")
 class Step:
     """One step of a profile. id: a file name with a hash of all settings, so that another setting is another step.
 
+    That of evaluations and notebooks holds lficam's code too, that of trainings does not: they are dear, and their
+    folder is known by settings, images and classifier alone.
+
     needs: ids of the steps before it. threads, gpu: what it takes. values: what `steps` has to know to do it.
     """
 
@@ -83,10 +86,10 @@ def _of_notebook(plan, overrides):
     before = [step.id for step in trainings]
     found = list(trainings)
     if cells(plan.source, ("evaluate",)):
-        name = f"evaluate-{plan.name}-{digest(parameters, cells(plan.source, ('jobs', 'evaluate')))}"
+        name = f"evaluate-{plan.name}-{digest(parameters, code(), cells(plan.source, ('jobs', 'evaluate')))}"
         found.append(Step(name, "evaluate", f"evaluation of {plan.name}", before, values=values))
         before = [name]
-    name = f"notebook-{plan.name}-{digest(parameters, cells(plan.source))}"
+    name = f"notebook-{plan.name}-{digest(parameters, code(), cells(plan.source))}"
     return [*found, Step(name, "notebook", f"notebook {plan.name}", before, values=values)]
 
 
@@ -100,15 +103,26 @@ def _training(job, options, asked):
     needs = [_training(job.classifier, options, asked).id] if job.classifier else []
     settings = dataclasses.asdict(job)
     if job.explains:  # a default that is spelt out is no other training
-        settings["options"] = explainer.Settings(job.method, **explainer.METHODS[job.method] | job.options)
+        chosen = explainer.Settings(job.method, **explainer.METHODS[job.method] | job.options)
+        settings["options"] = dataclasses.asdict(chosen)
     name = f"train-{job.dataset}-{job.method}-{job.short.replace('/', '-')}-{digest(settings)}"
     values = {"job": dataclasses.asdict(job), "options": options}
     return Step(name, "train", f"{job.title} ({asked})", needs, threads=1 + options.get("workers", 0), values=values)
 
 
 def digest(*values):
-    """Ten hex digits of plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    """Ten hex digits of plain values. Raises `InputError` for others, whose text says too much or too little."""
+    try:
+        text = json.dumps(values, sort_keys=True)
+    except TypeError as error:
+        raise InputError(f"Settings have to be numbers, texts, lists and mappings of them: {error}.") from None
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def code():
+    """{file: hash} of lficam's own code and tables: after an update, what they computed is not finished any more."""
+    files = sorted(path for path in workspace.PACKAGE.rglob("*") if path.suffix in (".py", ".csv"))
+    return {str(path.relative_to(workspace.PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def cells(notebook, tags=()):

@@ -19,9 +19,14 @@ def headless():
     return bool(os.environ.get("LFICAM_HEADLESS")) or not hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
+def first():
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def say(text, stream=None):
     """Print one line at once, even into a pipe; of several processes that train together the first alone does."""
-    if stream is None and os.environ.get("RANK", "0") != "0":
+    if stream is None and not first():
         return
     print(text, file=stream or sys.stdout, flush=True)
 

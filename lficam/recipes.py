@@ -1,4 +1,4 @@
-"""How a model is trained: the settings, their schedules, and the authors' own from data/recipes.csv."""
+"""How a model is trained: the settings, their schedules, and the authors' own from lficam/tables/recipes.csv."""
 
 import bisect
 import csv
@@ -120,6 +120,6 @@ def authors_recipe(method, dataset, backbone, **changes):
 
 
 def read():
-    """All rows of data/recipes.csv, as text."""
-    with (workspace.root() / "data" / "recipes.csv").open(encoding="utf-8", newline="") as file:
+    """All rows of lficam/tables/recipes.csv, as text."""
+    with workspace.table("recipes.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -13,13 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from . import plan, run, workspace
 from .errors import InputError, choose
 from .parameters import short
 from .progress import duration, say
-from .report import write_index
 from .run import RunError
 from .steps import POLL, open_log
 
@@ -71,8 +69,9 @@ def gpu_names():
     """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [name for name in given.split(",") if name] or [str(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # CUDA takes those before the first wrong name alone: none of "-1"
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return given[:count] or [str(i) for i in range(count)]
 
 
 @contextlib.contextmanager
@@ -95,6 +94,8 @@ def locked(home, wait=False):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
+                if _only_looked_at(file):
+                    continue
                 file.seek(0)
                 pid, profile = (file.read().split() or ["unknown"])[0], home.parent.name
                 text = f"`lficam reproduce --profile {profile}` is running already, as process {pid}"
@@ -112,6 +113,18 @@ def locked(home, wait=False):
             _sign(file, f"{os.getpid()}\n")
 
 
+def _only_looked_at(file):
+    """Whether the lock is not held, but some step looks just now whether it is (`steps.lifeline`)."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
+
+
 def _sign(file, text):
     file.truncate(0)
     file.write(text)
@@ -124,11 +137,8 @@ def _local(extra):
 
 def _command(path, home, cores, extra):
     """Snakemake's command line. Its own lock would outlive a kill; ours is held."""
-    places = [workspace.root() / "workflow" / "Snakefile", Path(__file__).parents[1] / "workflow" / "Snakefile"]
-    snakefile = next((str(place) for place in places if place.is_file()), None)
-    if snakefile is None:
-        raise InputError(f"No {places[0]}: start inside the project folder, or set LFICAM_HOME to it.")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(home), "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workspace.PACKAGE / "Snakefile")]
+    command += ["--directory", str(home), "--nolock"]
     command += ["--keep-going", "--retries", "1", "--rerun-triggers", "mtime", "--rerun-incomplete", "--scheduler"]
     command += ["greedy", "--quiet", "all", "--nocolor", "--config", f"plan={path}"]
     if _local(extra):
@@ -161,7 +171,7 @@ def _run(command, home, token, watch, local):
     try:
         with open_log(log) as file:
             options = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "env": environment}
-            process = subprocess.Popen(command, preexec_fn=_die_with_us, **options)
+            process = subprocess.Popen(command, preexec_fn=_die_with_us(), **options)
             while process.poll() is None:
                 watch.look()
                 if asked:
@@ -175,9 +185,19 @@ def _run(command, home, token, watch, local):
 
 
 def _die_with_us():
-    """A Snakemake whose caller was killed must not start further steps. Linux; elsewhere its steps refuse to start."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """What a Snakemake calls before it begins, so that it starts no further steps when its caller was killed.
+
+    Linux; elsewhere nothing (None): its steps refuse to start. All is looked up here, since between fork and exec
+    nothing may be loaded.
+    """
+    prctl, caller = getattr(ctypes.CDLL(None), "prctl", None), os.getpid()
+
+    def ask():
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != caller:  # it was killed before
+            os._exit(1)
+
+    return prctl and ask
 
 
 def _stop(process, home, watch):
@@ -212,7 +232,8 @@ class Watch:
                 if not line.endswith(b"\n"):
                     break
                 self.at += len(line)
-                self._tell(json.loads(line))
+                with contextlib.suppress(ValueError, KeyError):  # half a line of a full disk; the markers tell the rest
+                    self._tell(json.loads(line))
 
     def _tell(self, event):
         name, what = event["step"], event["event"]
@@ -242,9 +263,12 @@ def _finish(profile, steps, watch, status, interrupted):
         watch.failed[name] = 3, "its process was killed, most likely memory ran out"
         say(f"[{watch.done}/{len(steps)}] FAILED   {steps[name].title}: {watch.failed[name][1]}", sys.stderr)
     if watch.failed and not interrupted:
-        _blame(profile, steps, watch.failed)
-    page = write_index(home.parent)
-    say(f"Report: {short(page)}")
+        try:
+            _blame(profile, steps, watch.failed)
+        except InputError as error:  # which must not hide the first failure
+            say(f"lficam: {error}", sys.stderr)
+    if page := run.page(home.parent):
+        say(f"Report: {short(page)}")
     if interrupted:
         raise RunError("interrupted; the same command continues.", 130)
     left = len(plan.unfinished(profile, [step for step in steps.values() if step.kind != "report"]))

@@ -74,12 +74,13 @@ def average(values, weights=None):
     return {"reproduced": float(mean), "low": low, "high": high, "N": len(values)}
 
 
-def published_accuracy(folder=None):
+def _paper(name):
+    return pd.read_csv(workspace.table(f"papers/{name}.csv"))
+
+
+def published_accuracy():
     """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source."""
-    folder = Path(folder or workspace.root() / "data" / "papers")
-    error = pd.read_csv(folder / "abn_top1_error.csv")
-    lfi = pd.read_csv(folder / "lfi_top1_accuracy.csv")
-    rows = []
+    error, lfi, rows = _paper("abn_top1_error"), _paper("lfi_top1_accuracy"), []
     for column, method in (("baseline_error_pct", "plain"), ("abn_error_pct", "abn")):
         part = error[["dataset", "backbone"]].assign(
             method=method, published=(100 - error[column]).round(2), source="ABN, CVPR 2019"
@@ -94,25 +95,25 @@ def published_accuracy(folder=None):
     return pd.concat(rows, ignore_index=True)
 
 
-def published_iou(folder=None):
+def published_iou():
     """The IoU between models that LFI-CAM's stability figure shows, as two tables: per model pair, and average.
 
     Columns method, dataset, pair ("first" to "fifth"; not in the average), published, source.
     """
-    folder, source = Path(folder or workspace.root() / "data" / "papers"), "LFI-CAM, ICCV 2021, stability figure"
-    per_model = pd.read_csv(folder / "lfi_iou_per_model.csv")
-    per_model = per_model.melt(["method", "dataset"], var_name="pair", value_name="published")
-    mean = pd.read_csv(folder / "lfi_iou_mean.csv").rename(columns={"iou": "published"})
+    source = "LFI-CAM, ICCV 2021, stability figure"
+    per_model = _paper("lfi_iou_per_model").melt(["method", "dataset"], var_name="pair", value_name="published")
+    mean = _paper("lfi_iou_mean").rename(columns={"iou": "published"})
     return tuple(table.assign(method=table.method.str.lower(), source=source) for table in (per_model, mean))
 
 
-def published_faithfulness(folder=None):
-    """AD, IC and #FW of L-CAM, TAME and T-TAME on ImageNet, as far as they are known: data/papers/ad_ic.csv.
+def published_faithfulness():
+    """AD, IC and #FW of L-CAM, TAME and T-TAME on ImageNet, as far as they are known: lficam/tables/papers/ad_ic.csv.
 
     Columns dataset, classifier, explainer, measure ("AD 100" ... "IC 15"), published, source.
     """
-    table = pd.read_csv(Path(folder or workspace.root() / "data" / "papers") / "ad_ic.csv")
-    table = table.melt(["source", "dataset", "classifier", "explainer"], var_name="measure", value_name="published")
+    table = _paper("ad_ic").melt(
+        ["source", "dataset", "classifier", "explainer"], var_name="measure", value_name="published"
+    )
     return table.assign(published=table.published.astype(float))
 
 
@@ -212,25 +213,33 @@ def _plain(value):
 
 def provenance():
     """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
+    from . import __version__
+
     script = Path(sys.argv[0])
     started = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     return {
         "command": os.environ.get("LFICAM_COMMAND") or " ".join([started, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version()}
-        | {
-            name: importlib.metadata.version(name)
-            for name in ("lficam", "torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")
-        },
+        "versions": {"python": platform.python_version(), "lficam": __version__}
+        | {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")},
     }
 
 
-def _git(*command):
+def _version(package):
     try:
-        return subprocess.run(
-            ["git", *command], cwd=workspace.root(), capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _git(*command):
+    """What git says of the checkout that this code is; "" where it is none, even if some other one is around it."""
+    home = workspace.PACKAGE.parent
+    options = {"cwd": home, "capture_output": True, "text": True, "timeout": 20, "check": True}
+    try:
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.removesuffix("\n")
+        return subprocess.run(["git", *command], **options).stdout.strip() if Path(top).samefile(home) else ""
     except (OSError, subprocess.SubprocessError):
         return ""
 

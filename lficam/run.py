@@ -3,6 +3,7 @@
 run("03_lcam", profile="smoke", overrides={"epochs": 1})    # -> reports/smoke/03_lcam/record.json
 """
 
+import errno
 import json
 import shlex
 import shutil
@@ -16,10 +17,12 @@ import yaml
 from . import workspace
 from .errors import InputError, choose, is_a
 from .finished import read_record, staging, swap, sweep
-from .kernel import DAY, PATIENCE, Kernel
+from .kernel import PATIENCE, Kernel
 from .parameters import check, read_defaults, read_profile, short
 from .progress import duration, say
 from .report import write_index
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)  # by the disk
 
 
 class RunError(Exception):
@@ -53,7 +56,7 @@ class Plan:
 def run(notebook, profile="desk", overrides=None, timeout=None, reports=None):
     """Execute one notebook under a profile and return the path of its record.json.
 
-    overrides: parameters that go before the profile's. timeout: seconds per cell (a day without). reports: folder for
+    overrides: parameters that go before the profile's. timeout: seconds per cell (none without). reports: folder for
     the results, by default reports/ of the project.
     Raises `InputError` for anything wrong in what was given, `RunError` when the notebook does not succeed; the
     report of an earlier run then stays as it was.
@@ -112,6 +115,8 @@ def _stem(notebook):
 def prepare(notebook, profile="desk", overrides=None, timeout=None, reports=None):
     """Check everything that can be checked without a kernel. Raises `InputError`."""
     name, overrides = _stem(notebook), dict(overrides or {})
+    for table in workspace.TABLES:  # what the notebook reads after hours of training
+        workspace.table(table)
     source = choose("notebook", name, notebooks())
     settings = choose("profile", profile, profiles())
     if name not in settings:
@@ -162,9 +167,21 @@ def execute(plan):
         raise (InputError(text) if code == 2 else RunError(text, code)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        write_index(plan.folder)
+        page(plan.folder)
     say(f"{plan.name} finished in {duration(time.monotonic() - started)}: {short(plan.folder / plan.name)}")
     return plan.folder / plan.name / "record.json"
+
+
+def page(folder):
+    """Write the page of reports/PROFILE and return its path.
+
+    Where that does not work it is only told (None): it must neither hide a failure nor cost a finished run.
+    """
+    try:
+        return write_index(folder)
+    except Exception as error:
+        told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        say(f"lficam: The page of {short(folder)} is not up to date: {told}", sys.stderr)
 
 
 def _check_record(plan, folder):
@@ -205,14 +222,14 @@ def explain(error, plan, folder, kernel):
             return 2, f"{told.rstrip('.')} ({where})"
         return 1, f"{where}: {error.ename}: {told}"
     if isinstance(error, CellTimeoutError):
-        limit = f"not finished within {plan.timeout or DAY} s, or its output took over {PATIENCE} s to arrive"
-        return 4, f"{where}: {limit}"
+        limit = f"not finished within {plan.timeout} s, or its" if plan.timeout else "its"
+        return 4, f"{where}: {limit} output took over {PATIENCE} s to arrive"
     cause = kernel.cause_of_death()
-    if isinstance(error, RuntimeError) and (cause or "kernel" in str(error).lower()):
+    if isinstance(error, RuntimeError) and (cause or "kernel" in str(error).lower()):  # of jupyter_client and nbclient
         return 3, f"{where}: " + (f"the kernel died; {cause}" if cause else f"the kernel does not answer; {error}")
     if isinstance(error, OSError):
-        ours = str(plan.folder) in str(error.filename) or error.errno in workspace.FULL
-        return 2, f"{where}: {f'cannot write in {plan.folder}: {error.strerror}' if ours else error}"
+        what = f"cannot write in {plan.folder}" if error.errno in REFUSED else error.filename or type(error).__name__
+        return 2, f"{where}: {what}: {error.strerror or error}"
     return None, f"{where}: {type(error).__name__}: {error}"
 
 
@@ -249,6 +266,10 @@ def keep(plan, folder, code, reason):
     note = {"cell_type": "markdown", "id": "failure", "metadata": {}, "source": f"**This run failed.** {reason}"}
     notebook["cells"].insert(0, note)
     notebook["metadata"]["lficam"] = {"failure": reason}
-    with workspace.atomic(plan.failed, "w") as file:
-        json.dump(notebook, file, indent=1, ensure_ascii=False)
+    try:
+        with workspace.atomic(plan.failed, "w") as file:
+            json.dump(notebook, file, indent=1, ensure_ascii=False)
+    except InputError as error:  # which must not hide the failure
+        say(f"lficam: {error}", sys.stderr)
+        return False
     return True

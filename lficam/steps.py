@@ -1,4 +1,4 @@
-"""One step of the graph, as Snakemake starts it: python -m lficam.cli step PLAN STEP --attempt N.
+"""One step of the graph, as Snakemake starts it: python -m lficam step PLAN STEP --attempt N.
 
 Two processes: the outer one starts the inner one, which does the work, and tells how it ended even when it was killed;
 it ends it when the `lficam reproduce` that started all is gone. What happens is a line in .graph/events.jsonl.
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def supervise(path, name, attempt=1):
     with _gpu() as environment, open_log(log, attempt) as file:
         event(home, name, "started", attempt=attempt)
         started = time.monotonic()
-        command = [sys.executable, "-m", "lficam.cli", "step", str(path), name, "--inside"]
+        command = [sys.executable, "-m", "lficam", "step", str(path), name, "--inside"]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment)
         code = _wait(process, home)
     if code == STOPPED:
@@ -134,9 +135,10 @@ def _gpu():
         return
     import fcntl
 
+    folder = own_folder()
     while True:
         for name in names:
-            with (Path(tempfile.gettempdir()) / f"lficam-gpu-{os.getuid()}-{name}").open("w") as file:
+            with (folder / f"gpu-{name.replace('/', '-')}").open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
@@ -144,6 +146,22 @@ def _gpu():
                 yield {"CUDA_VISIBLE_DEVICES": name}
                 return
         time.sleep(POLL)
+
+
+def own_folder():
+    """A folder beside others' temporary files in which only this user can put anything, a link neither.
+
+    Raises `InputError` where somebody else was there before.
+    """
+    folder = Path(tempfile.gettempdir()) / f"lficam-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise InputError(
+            f"{folder} is no folder of yours alone (mode 0700): remove it, or set TMPDIR to another place."
+        )
+    return folder
 
 
 def perform(path, name):

@@ -11,6 +11,17 @@ from .errors import InputError
 
 FULL = errno.ENOSPC, errno.EDQUOT
 _HELD = set()  # by this process, which its own locks do not keep out
+PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
+PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
+TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
+
+
+def table(name):
+    """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
+    path = PACKAGE / "tables" / name
+    if not path.is_file():
+        raise InputError(f"{path} is not there, though it belongs to lficam: install lficam again.")
+    return path
 
 
 def root():

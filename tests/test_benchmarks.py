@@ -166,9 +166,8 @@ def test_golden_outputs_are_compared(monkeypatch):
 
 @pytest.fixture
 def workplace(home):
-    """A project folder with the notebooks and the data of this one."""
-    for name in ("notebooks", "data"):
-        (home / name).symlink_to(ROOT / name)
+    """A project folder with the notebooks of this one."""
+    (home / "notebooks").symlink_to(ROOT / "notebooks")
     return home
 
 

@@ -1,11 +1,11 @@
 """The command line: exit codes, sentences, and a help that does not wait."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from test_run import finished, toy
 from torchvision import models
 
 import lficam
-from lficam import checkpoints
+from lficam import checkpoints, progress
 from lficam.cli import main
 
 
@@ -36,6 +36,45 @@ def test_version(capsys):
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("lficam 0")
+
+
+def test_the_package_is_the_command():
+    command = [sys.executable, "-m", "lficam", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"lficam {lficam.__version__}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("lficam tr", {"train"}), ("lficam train --cla", {"--classifier"}), ("lficam re", {"report", "reproduce"})],
+)
+def test_shells_complete_commands_and_options(line, words, tmp_path):
+    """As `register-python-argcomplete lficam` lets a shell ask."""
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    subprocess.run([sys.executable, "-m", "lficam"], env=os.environ | asked, check=True)
+    assert {word.strip() for word in answer.read_text().split("\n")} == words
+
+
+def test_other_systems_are_told_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["run", "--list"]) == 2
+    assert capsys.readouterr().err == (
+        "lficam: lficam works on Linux and macOS; on Windows start it in WSL, which is a Linux.\n"
+    )
+
+
+def test_a_rank_without_a_launcher_is_no_other_process(home, monkeypatch, capsys):
+    """A cluster may set RANK for other reasons: nothing is held back, and nobody is waited for."""
+    toy(home, "01_toy")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("lficam.cli.time.sleep", lambda _: pytest.fail("waited"))
+    assert main(["run", "nothing", "--profile", "smoke"]) == 2
+    progress.say("heard")
+    assert capsys.readouterr().out == "heard\n"
 
 
 def test_list(home, capsys):
@@ -115,8 +154,8 @@ def test_train_evaluate_dump_and_compare(home, capsys):
         (["convert", "nowhere.pth.tar", "--method", "abn", "--backbone", "resnet-20"], "No checkpoint nowhere.pth.tar"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(home, capsys, arguments, sentence):
-    (home / "data").symlink_to(Path(__file__).parents[1] / "data")
+@pytest.mark.usefixtures("home")
+def test_wrong_input_is_one_sentence_and_exit_code_2(capsys, arguments, sentence):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert sentence in error

@@ -44,7 +44,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LINKED = [
     *PAGES,
     ROOT / "CHANGELOG.md",
-    *(ROOT / p / "README.md" for p in ("benchmarks", "data/papers", "tests/golden")),
+    *(ROOT / p / "README.md" for p in ("benchmarks", "lficam/tables/papers", "tests/golden")),
 ]
 
 # Commands that are checked but not run, and why; on a page, `<!-- not run: REASON -->` before a block says the same.

@@ -28,8 +28,8 @@ def test_stability_examples():
 
 
 @pytest.mark.parametrize("models", [2, 3, 5])
-def test_iou_between_models(pytestconfig, models):
-    published = published_iou(pytestconfig.rootpath / "data" / "papers")
+def test_iou_between_models(models):
+    published = published_iou()
     ours = {("abn", "CIFAR-10"): table(models, 0, 0.3), ("lfi-cam", "photo-digits"): table(models, 1, 0.6)}
     left, right = figures.iou_between_models(ours, published).axes
     assert [len(line.get_xdata()) for line in left.lines].count(5) >= 6

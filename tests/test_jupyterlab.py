@@ -26,8 +26,6 @@ def project(tmp_path_factory):
     """A copy of the notebooks, in which 01 has the smoke profile's settings, as one would type them."""
     home = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (home / "data").mkdir()
-    shutil.copytree(ROOT / "data" / "papers", home / "data" / "papers")
     path = home / "notebooks" / f"{NAME}.ipynb"
     notebook = nbformat.read(path, 4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))

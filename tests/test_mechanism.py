@@ -1,7 +1,6 @@
 """Attention mechanisms alone: golden outputs of the authors' code, and the same maps computed the long way round."""
 
 import csv
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from lficam.features import Layer
 from lficam.losses import explanation_loss, mask_area, mask_variation
 from lficam.maps import upsample
 from lficam.mechanism import LCAM, TAME, class_maps
+from lficam.workspace import PACKAGE
 
 # branch: whether it has a norm, whether it adds its features, its activation
 BRANCHES = {
@@ -201,8 +201,7 @@ def test_an_unknown_branch_is_one_sentence():
 # Parameters
 
 WIDTHS = {"VGG-16": [256, 512, 512], "ResNet-50": [512, 1024, 2048], "ViT-B/16": [768] * 3}
-PAPERS = Path(__file__).parents[1] / "data" / "papers"
-ROWS = list(csv.DictReader((PAPERS / "attention_parameters.csv").read_text().splitlines()))
+ROWS = list(csv.DictReader((PACKAGE / "tables/papers/attention_parameters.csv").read_text().splitlines()))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['method']} {row['backbone']}")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_reproduce import JOBS, toy
 from torch.utils.flop_counter import FlopCounterMode
 
-from lficam import attention, classifiers, cli, costs, explainer, plan, run
+from lficam import attention, classifiers, cli, costs, explainer, plan, run, workspace
 from lficam.errors import InputError
 from lficam.training import Job, Recipe
 
@@ -31,9 +32,8 @@ ITEMS["TAME"] += ["class-specific maps"]
 
 @pytest.fixture
 def copied(home):
-    """The project's notebooks, profiles and data in a home of the test's own."""
-    for name in ("notebooks", "data"):
-        shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("cache"))
+    """The project's notebooks and profiles in a home of the test's own, and nothing else."""
+    shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     return home
 
 
@@ -77,6 +77,47 @@ def test_a_default_that_is_spelt_out_is_the_same_step():
     assert plan._training(job, {}, "").id == plan._training(spelt, {}, "").id
     other = dataclasses.replace(job, options={"space": "normalised"})
     assert plan._training(job, {}, "").id != plan._training(other, {}, "").id
+
+
+def test_another_version_of_the_package_finishes_its_notebooks_anew(home, monkeypatch, tmp_path_factory):
+    """Evaluations and notebooks, by code and by tables; what was trained stays trained."""
+    toy(home, "01_toy", jobs=JOBS)
+    package = tmp_path_factory.mktemp("installed") / "lficam"
+    shutil.copytree(ROOT / "lficam", package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(workspace, "PACKAGE", package)
+    training, notebook, _ = (step.id for step in plan.collect("smoke"))
+    for changed in ("maps.py", "tables/papers/ad_ic.csv"):
+        with (package / changed).open("a") as file:
+            file.write("\n")
+        again = [step.id for step in plan.collect("smoke")]
+        assert again[0] == training
+        assert again[1].startswith("notebook-01_toy-")
+        assert again[1] != notebook
+        notebook = again[1]
+
+
+def test_what_has_no_text_of_its_own_is_not_hashed():
+    with pytest.raises(InputError, match=r"Settings have to be numbers, texts, lists and mappings of them: .*Recipe"):
+        plan.digest({"recipe": Recipe()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("dataset: cifar1", "Unknown data set 'cifar1': did you mean 'cifar10'"),
+        ("classifier: resnet5\npretrained: true", "Unknown classifier 'resnet5': did you mean"),
+    ],
+)
+def test_unknown_names_in_a_profile_are_one_sentence(home, capsys, settings, sentence):
+    parameters = 'dataset = "photo-digits"\nclassifier = "resnet18"\npretrained = False\nprofile = "lab"\noutput = ""'
+    toy(home, "01_toy")
+    book = home / "notebooks" / "01_toy.ipynb"
+    content = json.loads(book.read_text())
+    content["cells"][0]["source"] = parameters
+    book.write_text(json.dumps(content))
+    (home / "notebooks" / "profiles" / "smoke" / "01_toy.yaml").write_text(settings)
+    assert cli.main(["plan", "--profile", "smoke"]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_fresh_and_wrong_cells_are_one_sentence(copied):
@@ -141,10 +182,6 @@ def test_overview_estimates_only_what_it_was_given(copied, capsys):
     estimated = costs._of_training(first, 30e12)
     assert estimated["seconds"] == pytest.approx(rows[0]["operations"] / 30e12)
     assert estimated["basis"] == "estimate"
-    row = f"train {first.method},cpu,{first.backbone},32,0.5,a test\n"
-    (copied / "data" / "throughput.csv").write_text("what,device,backbone,size,seconds_per_image,source\n" + row)
-    if not torch.cuda.is_available():
-        assert costs._of_training(first, 30e12)["seconds"] == 0.5 * first.recipe.epochs * (first.train_count or 45_000)
     assert cli.main(["plan", "--profile", "cifar-cpu", "--tflops", "-1"]) == 2
 
 

@@ -1,9 +1,14 @@
 """The files around the code hold together: dependencies, pins, conda, notebooks, size of modules."""
 
 import ast
+import fnmatch
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +57,25 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert "make test" in (ROOT / "README.md").read_text()
 
 
+def test_the_wheel_has_all_that_is_read_and_building_it_leaves_nothing_untracked(tmp_path):
+    """In a copy: every file of the package but caches, and whatever else appears is ignored by git."""
+    files = [path for path in (ROOT / "lficam").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    for path in [*files, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"))]:
+        target = tmp_path / "copy" / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    before = set((tmp_path / "copy").iterdir())
+    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", tmp_path]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *options, tmp_path / "copy"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("lficam-*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in files}
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    new = {path.name for path in set((tmp_path / "copy").iterdir()) - before}
+    assert not [name for name in new if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
+
+
 def test_version_is_one():
     assert f'__version__ = "{PROJECT["version"]}"' in (ROOT / "lficam" / "__init__.py").read_text()
 
@@ -67,6 +91,17 @@ def test_notebooks_are_committed_clean_and_thin(path):
         assert not [n for n in ast.walk(tree) if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.While))]
         if "parameters" not in cell["metadata"].get("tags", []):
             assert len(source.splitlines()) <= 15
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_load_their_test_images_before_they_train(path):
+    """What is not there is said before hours of training, not after."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    assert (
+        re.search(r'"test"|jobs\[methods\[0\]\]\.images', code).start()
+        < re.search(r"train_all\(|sweep\.frozen\(", code).start()
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "lficam").glob("*.py")), ids=lambda p: p.stem)

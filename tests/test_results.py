@@ -1,23 +1,28 @@
 """Intervals against known values, tables beside published numbers, records."""
 
 import errno
+import importlib.metadata
 import json
 import os
 import re
+import subprocess
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from lficam import workspace
+import lficam
+from lficam import recipes, workspace
 from lficam.errors import InputError
 from lficam.results import (
     Report,
     backbone_title,
     beside_published,
     bootstrap,
+    provenance,
     published_accuracy,
+    published_faithfulness,
     published_iou,
     show,
     wilson,
@@ -49,8 +54,8 @@ def test_bootstrap():
         bootstrap([1.0, float("nan")])
 
 
-def test_published_numbers_are_the_files(pytestconfig):
-    table = published_accuracy(pytestconfig.rootpath / "data" / "papers")
+def test_published_numbers_are_the_files():
+    table = published_accuracy()
     row = table[(table.dataset == "CIFAR-100") & (table.backbone == "ResNet-110") & (table.method == "abn")]
     assert row.published.dropna().tolist() == [77.5]  # 22.5 % error
     lfi = table[table.method == "lfi-cam"]
@@ -58,13 +63,21 @@ def test_published_numbers_are_the_files(pytestconfig):
     assert lfi.published.isna().all()
 
 
-def test_published_iou_is_the_files(pytestconfig):
-    per_model, mean = published_iou(pytestconfig.rootpath / "data" / "papers")
+def test_published_iou_is_the_files():
+    per_model, mean = published_iou()
     assert (len(per_model), len(mean)) == (30, 6)
     row = per_model[(per_model.method == "lfi-cam") & (per_model.dataset == "STL-10")]
     assert row.published.tolist() == [0.64, 0.65, 0.65, 0.63, 0.65]
     assert row.pair.tolist() == ["first", "second", "third", "fourth", "fifth"]
     assert mean[(mean.method == "abn") & (mean.dataset == "Cat&Dog")].published.tolist() == [0.3]
+
+
+def test_tables_come_with_the_package(home, monkeypatch):
+    """In a folder, and with a project folder, that have nothing of the repository."""
+    monkeypatch.chdir(home)
+    assert len(published_faithfulness()) > 100
+    assert {"abn", "lfi-cam"} <= {row["method"] for row in recipes.read()}
+    assert all(workspace.table(name).is_file() for name in workspace.TABLES)
 
 
 def test_beside_published_keeps_both_sides():
@@ -103,6 +116,29 @@ def test_report_is_complete_only_with_its_record(home):
     assert pd.read_csv(folder / "numbers.csv").a[0] == 1.23456
     Report("01_x")
     assert not (folder / "record.json").exists()  # a new run starts without the old claim
+
+
+def test_a_plain_checkout_has_a_record_too(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    versions = provenance()["versions"]
+    assert versions["lficam"] == lficam.__version__
+    assert versions["torch"] == "unknown"
+
+
+@pytest.mark.parametrize(("place", "known"), [("", True), (".venv/lib", False)])
+def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch, place, known):
+    """Installed below a repository of somebody else's it has none; the project folder has nothing to do with it."""
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / place / "lficam").mkdir(parents=True)
+    monkeypatch.setattr(workspace, "PACKAGE", tmp_path / place / "lficam")
+    commit = provenance()["commit"]
+    assert bool(re.fullmatch("[0-9a-f]{40}", commit)) == known
+    assert known or commit == "unknown"
 
 
 def test_atomic_keeps_the_earlier_file(tmp_path):

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from lficam import InputError
-from lficam.finished import publish, read_record, staging, sweep
+from lficam.finished import OURS, page_tables, publish, read_record, staging, sweep
 from lficam.report import write_index
 from lficam.run import RunError, prepare, run, run_all
 
@@ -153,6 +153,14 @@ def test_unknown_names_and_overrides(home):
     assert not (home / "reports").exists()
 
 
+def test_what_the_package_lacks_is_told_before_anything_is_trained(home, monkeypatch):
+    toy(home)
+    monkeypatch.setattr("lficam.workspace.PACKAGE", home / "lficam")
+    with pytest.raises(InputError, match=r"tables/recipes\.csv is not there.*install lficam again"):
+        run("01_toy", "smoke")
+    assert not (home / "reports").exists()
+
+
 def test_types_that_pass(home):
     tuples = PARAMETERS + "\npair = (1.5, 2)\nanything = []\nword: str = 'x'  # noted"
     toy(home, settings="lr: 1\nextra: [1, a]\npair: [3, 4.5]\nanything: [x, 1]", parameters=tuples)
@@ -257,6 +265,74 @@ def test_failures_around_the_kernel(home, monkeypatch, failure, code, words):
     assert left(home) == {"index.html"}
 
 
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/a/template"), "/a/template: No such file or directory"),
+        (ConnectionResetError(104, "Connection reset by peer"), "ConnectionResetError: Connection reset by peer"),
+    ],
+)
+def test_the_disk_is_blamed_for_nothing_else(home, monkeypatch, failure, words):
+    toy(home)
+    monkeypatch.setattr("lficam.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(failure))
+    with pytest.raises(InputError) as caught:
+        run("01_toy", "smoke")
+    assert words in str(caught.value)
+    assert "cannot write" not in str(caught.value)
+
+
+def test_the_kernel_is_blamed_for_nothing_else(home, monkeypatch):
+    toy(home)
+    monkeypatch.setattr("lficam.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(RecursionError("too deep")))
+    with pytest.raises(RecursionError):
+        run("01_toy", "smoke")
+
+
+def test_a_page_that_cannot_be_written_hides_nothing(home, monkeypatch, capsys):
+    toy(home)
+    monkeypatch.setattr("lficam.run.write_index", lambda _: 1 / 0)
+    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("smoke"))
+    assert run("01_toy", "smoke").is_file()  # a success stays one
+    assert "The page of reports/smoke is not up to date: ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("lab"))
+    with pytest.raises(RunError, match="names profile 'lab'"):
+        run("01_toy", "smoke")
+
+
+def test_a_full_disk_hides_no_failure(home, monkeypatch, capsys):
+    toy(home)
+    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("lab"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lficam.workspace.os.fsync", full)
+    with pytest.raises(RunError, match="names profile 'lab'"):
+        run("01_toy", "smoke")
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_cell_has_no_limit_unless_one_is_given(home, monkeypatch):
+    toy(home)
+    given = []
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **options: given.append(options["execution_timeout"]))
+    for timeout in (None, 7):
+        with pytest.raises(RunError, match="wrote no record"):
+            run("01_toy", "smoke", timeout=timeout)
+    assert given == [None, 7]
+
+
+def test_runs_of_one_process_leave_each_other_alone(home):
+    """Staging of this process stays; that of an earlier process with the same number goes."""
+    folder = home / "reports" / "smoke"
+    mine = staging(folder, "01_x")
+    earlier = mine.with_name(mine.name.replace(OURS, "0123abcd"))
+    mine.mkdir(parents=True)
+    earlier.mkdir()
+    sweep(folder)
+    assert list(folder.iterdir()) == [mine]
+
+
 def without_kernel(profile):
     """An execution that only writes the record."""
 
@@ -322,6 +398,12 @@ def finished(home, name, **entries):
     return folder
 
 
+def test_a_page_keeps_its_columns_whatever_a_cell_says(home):
+    finished(home, "01_toy").joinpath("a.csv").write_text("method|s,score\n|x|,0.5\n")
+    page = page_tables("<!-- smoke:01_toy/a.csv -->\n<!-- end -->", home / "reports")
+    assert page.split("\n")[1:4] == [r"| method\|s | score |", "| --- | --- |", r"| \|x\| | 0.5 |"]
+
+
 def test_index_page(home):
     toy(home, "01_toy")
     toy(home, "02_missing")
@@ -382,10 +464,12 @@ def test_publish(home):
         publish("smoke")
 
 
-def test_sweep_finishes_a_swap_that_was_cut(home):
-    mine, other = staging(home, "a"), home / f".c.elsewhere.{os.getpid()}"
+def test_sweep_finishes_a_swap_that_was_cut(home, monkeypatch):
+    """Of an earlier process that had this one's number."""
+    dead, other = staging(home, "a"), home / f".c.elsewhere.{os.getpid()}"
     cut = Path(f"{staging(home, 'b')}.old")
-    for path in (mine, other, cut):
+    monkeypatch.setattr("lficam.finished.OURS", "0123abcd")
+    for path in (dead, other, cut):
         path.mkdir()
     sweep(home)
     assert {path.name for path in home.iterdir()} == {"b", other.name}

@@ -54,8 +54,10 @@ new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline,
 load, own, iou = checkpoints.load, lficam.images, metrics.intersection_over_union
 NO_GPU, COARSE = {"CUDA_VISIBLE_DEVICES": "-1"}, torch.autocast("cpu", torch.bfloat16)
 CARD, TENSORS = {"method": "x", "backbone": "resnet-8", "num_classes": 2}, safetensors.torch.save({"a": torch.zeros(2)})
+LAMBDAS = (lambda x, _: x[:, 0], lambda x, _: x[:, 1])
 PARAMETERS = 'profile = "lab"\noutput = ""\nlr = 0.1\nepochs = 2\nname = "a"\nsteps = [1, 2]'
 NOISE = torch.rand(24, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+NOISE_64 = NOISE[0].repeat(1, 1, 2, 2)
 MADE = {  # once, when a try first asks for it
     "net": lambda _: freeze(small(), size=32),
     "vit": lambda _: attach(freeze(networks.small_vit(), size=32), "t-tame"),
@@ -148,13 +150,14 @@ class Place:
         """A checkpoint as trainings leave it."""
         facts = {"settings": {"job": {"dataset": "photo-digits", "size": 0} | settings, "classes": [*"0123456789"]}}
         model = model or (self.plain if name == "plain.pt" else attach(self.saved(), "tame"))
-        keep(self.home / name, {"card": model.card, "model": model.state_dict()} | facts)
+        keep(self.home / name, checkpoints.facts(model) | facts)
         return str(self.home / name)
 
-    def damaged(self, path, at=0.5, cut=False):
+    def damaged(self, path, at=0.6, cut=False):
         """The file with 200 bytes zeroed, as a bad copy leaves it, or cut short there."""
         content = bytearray(Path(path).read_bytes())
         start = int(len(content) * at)
+        assert any(content[start : start + 200])
         content[start : None if cut else start + 200] = b"" if cut else bytes(200)
         Path(path).write_bytes(content)
         return path
@@ -199,10 +202,10 @@ class Place:
         explainers = {"tame": self.tame} if explainers is None else explainers
         return scoring.score(explainers, self.images if images is None else images, path, **options)
 
-    def train(self, device=None, **recipe):
+    def train(self, device=None, lr=0.1, **job):
         """A training of one epoch."""
-        recipe = Recipe(**{"epochs": 1, "batch_size": 8, "milestones": ()} | recipe)
-        job = Job("plain", "resnet-8", train_count=16, validation_count=16, recipe=recipe)
+        recipe = Recipe(epochs=1, batch_size=8, milestones=(), lr=lr)
+        job = Job("plain", "resnet-8", recipe=recipe, **job or {"train_count": 16, "validation_count": 16})
         return training.train(job, device=device)
 
     def convert(self, content, method="abn"):
@@ -304,8 +307,9 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("NaN weights, TAME", "finite", lambda p: broken("first.0.weight", "tame")(p.pixels)),
     ("NaN weights, RISE", "finite", lambda p: broken("fc.weight", "rise", masks=8)(p.pixels)),
     ("NaN weights, a photo", "finite", lambda p: photos.explain_photo(broken("fc.weight"), p.pixels[0])),
-    ("NaN weights, scores", "NaN", lambda p: p.score({"g": broken("fc.weight")})),
+    ("NaN weights, scores", "finite", lambda p: p.score({"g": broken("fc.weight")})),
     ("a ViT and pixels of another size", "32", lambda p: p.vit(p.pixels[:, :, :16, :16])),
+    ("Flat and pixels of another size", "64", lambda p: base(freeze(Flat(), size=32), "rise", masks=8)(NOISE_64)),
     ("a ViT and pixels not square", "32", lambda p: p.vit(p.pixels.repeat(1, 1, 1, 2))),
     ("pixels without height", "(2, 3, 0, 32)", lambda p: p.tame(p.pixels[:, :, :0])),
     ("a photo as uint8", "photo", lambda p: photos.explain_photo(p.grad, (p.pixels[0] * 255).byte())),
@@ -347,7 +351,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("the authors' weights that hold code", "a.pth", lambda p: p.convert({"state_dict": Code()})),
     ("the authors' weights in an empty file", "a.pth", lambda p: p.convert(b"")),
     ("a full disk, a checkpoint", "space", lambda p: under(failing("os.fsync", FULL), p.saved)),
-    ("a folder that may not be written", "denied", lambda p: under(failing("tempfile.mkstemp", DENIED), p.saved)),
+    ("a folder that may not be written", "denied", lambda p: under(failing("pathlib.Path.mkdir", DENIED), p.saved)),
     ("a file where a folder is expected", "x.txt", lambda p: keep(p.file("x.txt") + "/best.pt", {})),
     # data
     ("data set misspelt", "'photo_digits'", lambda p: data.load("photo_digits", "train")),
@@ -368,7 +372,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a file as a folder", "x.jpg", lambda p: p.read(p.file("x.jpg"))),
     ("an empty folder", "empty", lambda p: p.read(p.home / "empty" if (p.home / "empty").mkdir() is None else 0)),
     ("photos without class folders", "cat", lambda p: p.read(p.folder() + "/cat")),
-    ("one class folder", "cat", lambda p: p.read(p.folder(classes=["cat"]))),
+    ("one class folder", "cat", lambda p: p.train(dataset="folder", data_root=p.folder(classes=["cat"]), size=32)),
     ("an empty class folder", "bird", lambda p: p.read(p.folder(("bird/readme.txt", b"soon")))),
     ("a class of two photos", "'cat'", lambda p: p.read(p.folder(count=2))),
     ("a class that train lacks", "bird", lambda p: split(p)),
@@ -418,7 +422,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("the name of a method for an explainer", "grad-cam", lambda p: p.score({"tame": p.tame, "x": "grad-cam"})),
     ("a class for an explainer", "Explainer", lambda p: p.score({"tame": p.tame, "x": type(p.tame)})),
     ("maps of another shape", "x: ", lambda p: p.score({"tame": p.tame, "x": lambda pixels, _: pixels})),
-    ("a table of a lambda", "x", lambda p: p.score({"tame": p.tame, "x": lambda x, _: x[:, 0]}, path="s.csv")),
+    ("a table of another lambda", "x", lambda p: [p.score({"t": p.tame, "x": f}, path="s.csv") for f in LAMBDAS]),
     ("images as a path", "str", lambda p: p.score(images="photos")),
     ("images as a tensor", "Tensor", lambda p: p.score(images=p.pixels)),
     ("a table of other settings", "s.csv", lambda p: (p.score(path="s.csv"), p.score(path="s.csv", fractions=(0.5,)))),
@@ -541,12 +545,12 @@ COMMANDS = [  # word that the sentence holds, command line
     ("nowhere", f"{TRAIN} --dataset folder --data-root nowhere"),
     ("photo-digits", f"{TRAIN} --authors"),
     ("'best'", f"{TRAIN} --compile best"),
-    ("--classifier", "train --method tame --backbone resnet-8"),
+    ("best.pt", "train --method tame --backbone resnet-8"),
     ("plain.pt", "train --method plain --classifier {plain}"),
     ("tame.pt", "train --method tame --classifier {tame}"),
     ("'layer9'", f"{TAME} --layers layer9"),
-    ("--start", "lr-find --method plain --backbone resnet-8 --count 16 --start 1 --end 0.1"),
-    ("--steps", "lr-find --method plain --backbone resnet-8 --count 16 --steps 1"),
+    ("start", "lr-find --method plain --backbone resnet-8 --count 16 --start 1 --end 0.1"),
+    ("steps", "lr-find --method plain --backbone resnet-8 --count 16 --steps 1"),
     ("nowhere.pt", "evaluate nowhere.pt"),
     ("empty.pt", "evaluate {empty}"),
     ("tame.pt", "evaluate {tame} --count 4"),
@@ -560,7 +564,7 @@ COMMANDS = [  # word that the sentence holds, command line
     ("no image", "explain {home} --checkpoint {tame}"),
     ("'wolf'", "explain {shot} --checkpoint {tame} --target wolf"),
     ("'99'", "explain {shot} --checkpoint {tame} --target 99"),
-    ("--size", "explain {shot} --checkpoint {tame} --size 0"),
+    ("size", "explain {shot} --checkpoint {tame} --size 0"),
     ("--checkpoint", "explain {shot}"),
     ("--checkpoint", "explain {shot} --method tame --classifier {plain}"),
     ("'gradcam'", "explain {shot} --method gradcam --classifier {plain}"),
@@ -606,13 +610,12 @@ COMMANDS = [  # word that the sentence holds, command line
     ("'smok'", "plan --profile smok"),
     ("--tflops", "plan --profile smoke --tflops 0"),
     ("--efficiency", "plan --profile smoke --tflops 1 --efficiency 30"),
-    ("plan.json", "step plan.json x"),
     ("'smok'", "report --profile smok"),
     ("'../x'", "report --profile ../x"),
     ("smoke", "publish --profile smoke"),
     ("99999", "explore --classifier {plain} --port 99999"),
     ("tame", "explore --classifier {plain} --method tame"),
-    ("--size", "explore --classifier {plain} --size 1"),
+    ("size", "explore --classifier {plain} --size 1"),
     ("nowhere.pt", "explore --checkpoint nowhere.pt"),
     ("'grad'", "explore --classifier {plain} --method grad --no-browser"),
 ]
@@ -634,7 +637,7 @@ PIXELS = [  # kind, word that the sentence holds, made of good pixels, what may 
     ("pixels with channels last", "(2, 32, 32, 3)", lambda x: x.permute(0, 2, 3, 1), None),
     ("pixels as float64", "float64", lambda x: x.double(), lambda x: x),
     ("pixels as float16", "float16", lambda x: x.half(), lambda x: x.half().float()),
-    ("no pixels at all", "(0, 3, 32, 32)", lambda x: x[:0], lambda x: x[:0]),
+    ("no pixels at all", "at least one image", lambda x: x[:0], lambda x: x[:0]),
     ("pixels a rounding beyond 1", "-", lambda x: x / x.max() + 1e-7, lambda x: x / x.max() + 1e-7),
     ("pixels that want a gradient", "-", lambda x: x.clone().requires_grad_(), lambda x: x),
     ("pixels in another layout", "-", lambda x: x.to(memory_format=torch.channels_last), lambda x: x),
@@ -667,7 +670,11 @@ ACCEPTED = [  # kind, what comes out, what has to come out
     ("a network in bfloat16", lambda p: or_refused(p, small().bfloat16, "bfloat16"), BY_RISE),
     ("a traced network", lambda p: or_refused(p, lambda: traced(p), "jit"), BY_RISE),
     ("a network in nn.DataParallel", lambda p: or_refused(p, lambda: nn.DataParallel(small()), "-"), BY_RISE),
-    ("frozen in inference mode", lambda p: under(torch.inference_mode(), lambda: or_refused(p, small, "-")), BY_RISE),
+    (
+        "frozen in inference mode",
+        lambda p: under(torch.inference_mode(), lambda: or_refused(p, small, "inference_mode")),
+        BY_RISE,
+    ),
     ("Grad-CAM in inference mode", lambda p: under(torch.inference_mode(), lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
     ("Grad-CAM under autocast", lambda p: under(COARSE, lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
     ("RISE under autocast", lambda p: under(COARSE, lambda: p.rise(p.pixels, [0, 1])), BY_RISE),
@@ -761,7 +768,7 @@ def trained_parts():
     network = networks.small_vit()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.01)  # else what starts at 0 or 1 starts there again
+            parameter.add_(0.01 * torch.rand_like(parameter))  # else what starts at 0 or 1 starts there again
     other = evaluation.randomised(base(freeze(network, size=32), "rise", masks=8)).classifier.network
     return [name for name, value in other.named_parameters() if torch.equal(value, network.get_parameter(name))]
 
@@ -778,7 +785,7 @@ def earlier(p):
 
 ADVICE = re.compile(
     r"expected|did you mean|choose|near ones|for example|belongs to|\b(give|use|take|make|add|remove|replace|restore|"
-    r"check|start|run|train|install|write|name|leave|set|create|free|match|score|lower|say|upsample|dump|wait|open|"
+    r"check|start|run|train|install|write|name|leave|set|create|free|match|score|lower|say|upsample|dump|wait|load|correct|"
     r"needs?|must|has to)\b",
     re.I,
 )

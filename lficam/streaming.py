@@ -218,5 +218,3 @@ def nothing(failed):
 
 def _beside(path, ending):
     return Path(f"{path}.{ending}")
-
-

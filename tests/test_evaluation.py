@@ -134,6 +134,8 @@ def test_convolutional_networks_are_initialised_layer_by_layer(method):
     assert all(torch.equal(value, found[name]) for name, value in by_hand.state_dict().items())
     control = lficam.baseline(None, "centre")
     assert randomised(control).classifier is None
+
+
 def switches():
     """Whether TF32 may be used, by torch's older switches and, where there are any, by its newer ones."""
     b = torch.backends

@@ -34,6 +34,8 @@ def test_one_class():
     assert "one class, number 7, though" in one_class(torch.tensor([7, 7, 7]), labels, ("cat", "dog"))
     for predicted, known in (([1, 0, 1], labels), ([1, 1, 1], labels[1:]), ([], labels)):
         assert one_class(torch.tensor(predicted), known) == ""
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_correct_is_whether_the_predicted_class_is_the_label(kind):
     """In bfloat16 one in thirty of these images has two largest logits."""

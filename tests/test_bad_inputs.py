@@ -785,7 +785,7 @@ def earlier(p):
 
 ADVICE = re.compile(
     r"expected|did you mean|choose|near ones|for example|belongs to|\b(give|use|take|make|add|remove|replace|restore|"
-    r"check|start|run|train|install|write|name|leave|set|create|free|match|score|lower|say|upsample|dump|wait|load|correct|"
+    r"check|start|run|train|install|write|name|leave|set|create|free|match|score|lower|say|upsample|dump|wait|load|correct|see|convert|"
     r"needs?|must|has to)\b",
     re.I,
 )

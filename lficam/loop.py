@@ -187,15 +187,21 @@ def train_step(model, optimizer, pixels, labels, recipe, loss=None, weight=1.0):
 
 def update(optimizer):
     """The optimiser's step; where its fused kernel refuses, the plain one from then on."""
+    groups = optimizer.param_groups
     try:
-        optimizer.step()
-    except RuntimeError as error:
-        if not any(group.get("fused") for group in optimizer.param_groups):
-            raise
-        say(f"The optimiser goes on without its fused kernel ({reason(error)}).")
-        for group in optimizer.param_groups:
-            group["fused"] = None
-        optimizer.step()
+        for group in groups:  # one by one, so that none is updated twice
+            optimizer.param_groups = [group]
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                if not group.get("fused"):
+                    raise
+                say(f"The optimiser goes on without its fused kernel ({reason(error)}).")
+                for other in groups:
+                    other["fused"] = None
+                optimizer.step()
+    finally:
+        optimizer.param_groups = groups
 
 
 @functools.cache

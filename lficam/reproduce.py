@@ -35,7 +35,7 @@ def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
     home = plan.folder(profile)
     choose("profile", profile, run.profiles())
     with locked(home, wait) as token:
-        path = prepare(profile, cores or cores_here())
+        path = prepare(profile, cores or workspace.cores())
         _, steps = plan.read(path)
         todo = plan.unfinished(profile, list(steps.values()))
         say(f"{len(steps)} steps, {len(steps) - len(todo)} of them finished; logs in {short(home.parent / 'logs')}")
@@ -58,11 +58,6 @@ def prepare(profile, cores):
         step.gpu = int(bool(gpus) and step.kind != "report")
     plan.read.cache_clear()
     return plan.write(profile, steps)
-
-
-def cores_here():
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def gpu_names():
@@ -142,7 +137,7 @@ def _command(path, home, cores, extra):
     command += ["--keep-going", "--retries", "1", "--rerun-triggers", "mtime", "--rerun-incomplete", "--scheduler"]
     command += ["greedy", "--quiet", "all", "--nocolor", "--config", f"plan={path}"]
     if _local(extra):
-        command += ["--cores", str(cores or cores_here()), "--resources", f"gpu={len(gpu_names())}"]
+        command += ["--cores", str(cores or workspace.cores()), "--resources", f"gpu={len(gpu_names())}"]
     return [*command, *extra]
 
 

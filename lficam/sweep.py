@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -11,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from . import workspace
 from .classifiers import find
 from .errors import InputError
 from .progress import Progress, duration, say
@@ -20,25 +22,30 @@ from .training import Job, best_device, finished_folder, train
 def train_all(jobs, parallel=None, **options):
     """Train {name: Job} in `parallel` processes and return {name: `Run`} in the order given.
 
-    Classifiers that are explained are trained before, each once. parallel: by default one process a core, or one in all
-    on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not depend on it. Finished jobs are found
-    again. options: as of `training.train`.
+    Classifiers that are explained are trained before, each once; so are equal jobs. parallel: by default one process a
+    core, or one in all on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not depend on it.
+    Finished jobs are found again. options: as of `training.train`.
     A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason. A process
     that is killed loses one job, which is begun again once, from its last checkpoint.
     """
-    parallel = parallel or (1 if best_device().type == "cuda" else os.cpu_count())
-    todo = {name: job for name, job in jobs.items() if options.get("fresh") or not _found(job)}
+    device, fresh = torch.device(options.get("device") or best_device()), options.get("fresh", False)
+    parallel = parallel or (1 if device.type == "cuda" else workspace.cores())
+    todo = {name: job for name, job in jobs.items() if fresh or not _found(job, device)}
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} trainings were finished before.")
-    missing = [job for job in classifiers_of(todo.values()) if not _found(job)]
+    todo = {name: job for i, (name, job) in enumerate(todo.items()) if job not in [*todo.values()][:i]}
+    needed = classifiers_of(todo.values())
+    missing = [job for job in needed if job not in todo.values() and not _found(job, device)]
     first = {(job.title, i): job for i, job in enumerate(missing, start=1)}
-    failures = _run(first, parallel, options | {"fresh": False})
-    ready = {name: job for name, job in todo.items() if job.classifier not in [first[lost] for lost in failures]}
+    first |= {name: job for name, job in todo.items() if job in needed}
+    failures = _run(first, parallel, options)
+    lost = [first[name] for name in failures]
+    ready = {name: job for name, job in todo.items() if name not in first and job.classifier not in lost}
     failures |= _run(ready, parallel, options)
     if failures:
         name, reason = next(iter(failures.items()))
-        count = len(failures) + len(todo) - len(ready)
-        total = len(first) + len(todo)
+        total = len(first | todo)
+        count = total - len(first) - len(ready) + len(failures)
         raise InputError(f"{count} of {total} trainings failed; the first: {_title(name)}: {reason}")
     with _silence():
         return {name: train(job, **options | {"fresh": False}) for name, job in jobs.items()}
@@ -47,11 +54,12 @@ def train_all(jobs, parallel=None, **options):
 def frozen(explained, parallel=None, **options):
     """The classifiers to be explained, {name: `classifiers.Frozen`}; `Job`s among {name: what} are trained first.
 
-    options: as of `training.train`.
+    options: as of `training.train`; they lie on its device, as what it returns does.
     """
-    train_all({name: what for name, what in explained.items() if isinstance(what, Job)}, parallel, **options)
-    jobs = {name: what if isinstance(what, Job) else None for name, what in explained.items()}
-    return {name: find(finished_folder(job) / "best.pt" if job else explained[name]) for name, job in jobs.items()}
+    device = options.get("device") or best_device()
+    runs = train_all({name: what for name, what in explained.items() if isinstance(what, Job)}, parallel, **options)
+    places = {name: runs[name].folder / "best.pt" if name in runs else what for name, what in explained.items()}
+    return {name: find(place).to(device) for name, place in places.items()}
 
 
 def classifiers_of(jobs):
@@ -63,9 +71,9 @@ def classifiers_of(jobs):
     return found
 
 
-def _found(job):
+def _found(job, device):
     try:
-        return finished_folder(job) is not None
+        return finished_folder(job, device) is not None
     except InputError:
         return False  # its training will say what is wrong
 
@@ -105,19 +113,22 @@ class Workers:
     """Processes for trainings, a pool each: when one is killed it is known which training it took along."""
 
     def __init__(self, count):
-        self.count, self.free, self.stopped = count, queue.Queue(), threading.Event()
+        self.count, self.free, self.stopped, self.own = count, queue.Queue(), threading.Event(), set()
         for _ in range(count):
             self.free.put(self._pool())
 
     @staticmethod
     def _pool():
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,))
+        return ProcessPoolExecutor(1, context, initializer=_begin)
 
     def call(self, title, job, options, again=True):
         """Train in the next free process; `InputError` when it is killed, and the one that takes over as well."""
         pool = self.free.get()
         try:
+            self.own.add(pool.submit(os.getpid).result())
+            if self.stopped.is_set():
+                raise InputError("it was not begun.")
             return pool.submit(_quietly, job, options).result()
         except BrokenProcessPool:
             pool.shutdown()
@@ -133,15 +144,22 @@ class Workers:
         return self.call(title, job, options | {"fresh": False}, again=False)
 
     def stop(self):
-        """End the trainings at once, as they can be continued."""
+        """End the trainings at once, as they can be continued, and no other process of this one."""
         self.stopped.set()
         for child in multiprocessing.active_children():
-            child.terminate()
+            if child.pid in self.own:
+                child.terminate()
 
     def close(self):
         """Wait for the processes to end."""
         for _ in range(self.count):
             self.free.get().shutdown()
+
+
+def _begin():
+    """A worker's start: one thread, and Ctrl-C, which all processes of a terminal get, is left to the one that asks."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _quietly(job, options):

@@ -1,4 +1,4 @@
-"""Where things lie, and the one way of writing a file, alone."""
+"""Where things lie, the one way of writing a file, alone, and how much of the machine is ours."""
 
 import contextlib
 import errno
@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import InputError
 
 FULL = errno.ENOSPC, errno.EDQUOT
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
 _HELD = set()  # by this process, which its own locks do not keep out
 PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
 PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
@@ -135,3 +136,13 @@ def _lock(path):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+
+
+def cores():
+    """How many processor cores this process may use, as the system, a container's quota and Slurm say."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    limits += [int(os.environ.get("SLURM_CPUS_PER_TASK") or limits[0])]
+    with contextlib.suppress(OSError, ValueError):  # no quota, or another system
+        quota, period = _QUOTA.read_text().split()
+        limits.append(int(quota) // int(period))
+    return max(1, min(limits))

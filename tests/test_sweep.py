@@ -5,13 +5,15 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from lficam import sweep
+import lficam
+from lficam import checkpoints, sweep, workspace
 from lficam.classifiers import find
 from lficam.errors import InputError
 from lficam.recipes import explainer_recipe
@@ -86,7 +88,7 @@ def pool_that_runs(path):
 
 
 def prepare(path):
-    torch.set_num_threads(1)
+    sweep._begin()
     exec(Path(path).read_text(), {})
 
 
@@ -125,3 +127,58 @@ def test_frozen_trains_what_is_missing(home):
     assert made["mine"].digest == find(finished_folder(job(1)) / "best.pt").digest
     assert made["mine"].digest != made["theirs"].digest
     assert len(list((home / "runs" / "photo-digits").iterdir())) == 2
+
+
+def test_frozen_lie_where_the_trained_do(home, monkeypatch):
+    network = lficam.create("plain", "resnet-8", 10)
+    checkpoints.save(home / "best.pt", {"card": network.card, "model": network.state_dict()})
+    monkeypatch.setattr(sweep, "best_device", lambda: torch.device("meta"))
+    for options, device in (({}, "meta"), ({"device": "cpu"}, "cpu")):
+        made = frozen({"theirs": home / "best.pt"}, **options)["theirs"]
+        assert {p.device.type for p in [*made.parameters(), *made.buffers()]} == {device}
+
+
+def test_equal_jobs_are_one_training(home, capsys):
+    recipe = explainer_recipe(epochs=1, lr=0.01)
+    tame = Job("tame", job(1), train_count=64, validation_count=60, recipe=recipe)
+    # Classifiers before their explainers, also where they are asked for and forgotten.
+    runs = train_all({"tame": tame, "one": job(1), "again": job(1)}, parallel=1, fresh=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
+    assert [line.split(":")[0] for line in lines] == ["1/1 one", "1/1 tame"]
+    assert list(runs) == ["tame", "one", "again"]
+    assert runs["again"].folder == runs["one"].folder
+    assert len(list((home / "runs" / "photo-digits").iterdir())) == 2
+
+
+def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG001
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other.start()
+    said = []
+
+    def press(line):
+        said.append(line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "say", press)
+    forever = dataclasses.replace(job(2), recipe=Recipe(epochs=10**6, batch_size=32, milestones=()))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_all({"one": job(1), "forever": forever}, parallel=2)
+        assert "one: validation" in said[0]
+        assert multiprocessing.active_children() == [other]
+    finally:
+        other.kill()
+        other.join()
+
+
+@pytest.mark.parametrize(
+    ("quota", "slurm", "expected"),
+    [("max 100000", "", 8), ("200000 100000", "", 2), ("50000 100000", "", 1), ("max 100000", "4", 4), (None, "16", 8)],
+)
+def test_cores_are_those_that_may_be_used(quota, slurm, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(workspace, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert workspace.cores() == expected

@@ -34,6 +34,7 @@ class Baseline:
 
     forward_passes = 1
     counted = 0
+    _shown = None
 
     def __init__(self, classifier, batch_size=None):
         self.classifier = classifier
@@ -63,7 +64,8 @@ class Baseline:
 
     def _count(self, images):
         self.counted += images
-        self._shown.counted = self.counted
+        if self._shown is not None:
+            self._shown.counted = self.counted
 
     def _tap(self, images, **options):
         """Normalised images -> the layer's maps (B, C, h, w) and the logits (B, K); options of `features.tap`."""
@@ -168,8 +170,7 @@ class AblationCAM(Baseline):
         super().__init__(classifier, batch_size)
         self.layer, self.score = find_layer(classifier, layer), choose("score", score, SCORES)
         self.forward_passes = self.layer.channels
-        self.alone = self._once()._stands_alone()
-        self.counted = 0
+        self.alone, self.counted = self._stands_alone(), 0
 
     def _maps(self, pixels, target):
         images = self.classifier.normalise(pixels)

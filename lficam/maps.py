@@ -61,7 +61,7 @@ def check_classes(classes, num_classes, device, count=None):
     """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
     last, given = num_classes - 1, classes
     try:
-        classes = torch.as_tensor(classes, device=device)
+        classes = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {given!r}.") from error
     if count is not None:
@@ -71,7 +71,7 @@ def check_classes(classes, num_classes, device, count=None):
     whole = not classes.is_floating_point() and classes.dtype != torch.bool
     if not whole or not ((classes >= 0) & (classes <= last)).all():
         raise InputError(f"Classes: expected whole numbers from 0 to {last}, got {classes.flatten().tolist()[:5]}.")
-    return classes.long()
+    return classes.to(device, torch.long)
 
 
 def _cannot_be_read(tensor):

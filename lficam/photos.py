@@ -20,7 +20,7 @@ from .errors import InputError
 from .explainer import Explainer
 from .folders import ENDINGS, images, readable, tell
 from .loop import best_device
-from .maps import finish
+from .maps import check_finite, finish
 from .numerics import exact
 
 _SLIM = 20  # length over height from which on a photo is cut before it is scaled
@@ -168,8 +168,8 @@ def explain_photo(explainer, pixels, targets=None, top=1):
     explainer: what `attach` or `baseline` made, or a classifier that explains itself (of `create`, frozen or not).
     Anything else has to have the frozen `classifier`, and to give maps (L, h, w) for pixels (L, 3, H, W) and classes.
     targets: indices of classes; by default the `top` most probable ones.
-    The classifier sees the photo once, and all masked photos at once. Raises `InputError` for another shape, classes
-    that do not exist, and a map or an answer that is not finite.
+    The classifier sees the photo once, and all masked photos at once. Raises `InputError` for another shape, values
+    outside [0, 1], classes that do not exist, and a map or an answer that is not finite.
     """
     classifier = getattr(explainer, "classifier", explainer)
     if isinstance(explainer, Frozen) and not isinstance(explainer.network, Classifier):
@@ -179,7 +179,7 @@ def explain_photo(explainer, pixels, targets=None, top=1):
     for model in (explainer, classifier):
         if isinstance(model, torch.nn.Module):
             model.eval()
-    batch = pixels[None].to(classifier.normalise.mean.device)
+    batch = classifier.normalise.enter(pixels[None])
 
     def choose(logits):
         if targets is None:
@@ -190,9 +190,7 @@ def explain_photo(explainer, pixels, targets=None, top=1):
         return classes
 
     classes, maps, logits, of_class = _maps(explainer, classifier, batch, choose)
-    if not (torch.isfinite(maps).all() and torch.isfinite(logits).all()):
-        raise InputError("The map or the classifier's answer is not finite: the weights are broken; take others.")
-    finished = finish(maps, pixels.shape[1:])
+    finished = finish(check_finite(maps, logits), pixels.shape[1:])
     with torch.no_grad():
         masked = _logits(classifier(batch * finished[:, None])).double().softmax(1)
     before, after = logits.double().softmax(1)[0, classes], masked.gather(1, classes[:, None])[:, 0]

@@ -248,9 +248,8 @@ def test_pixels_outside_the_range_are_refused_but_in_training(method):
     assert torch.equal(model.explain(pixels.double(), [1, 2]), model.explain(pixels, torch.tensor([1, 2])))
 
 
-@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
-def test_a_model_in_eval_mode_can_be_compiled_and_traced(method):
-    model, pixels = lficam.create(method, "resnet-8", 3).eval(), torch.rand(2, 3, 32, 32)
+def test_a_model_in_eval_mode_can_be_compiled_and_traced():
+    model, pixels = lficam.create("lfi-cam", "resnet-8", 3).eval(), torch.rand(2, 3, 32, 32)
     wanted = model(pixels)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(tuple(compiled(pixels)), tuple(wanted))

@@ -347,6 +347,10 @@ def taken(home):
         pass
 
 
+def out_of_range(home):  # noqa: ARG001
+    lficam.create("plain", "resnet-8", 3).eval()(torch.arange(256.0).expand(1, 3, 256, 256))
+
+
 FAILURES = {
     "no CIFAR": lambda _: data.load("cifar10", "train"),
     "no ImageNet": lambda _: data.load("imagenet", "train"),
@@ -356,6 +360,7 @@ FAILURES = {
     "killed": killed,
     "diverged": diverged,
     "another classifier": of_another,
+    "out of range": out_of_range,
     "unreadable": unreadable,
     "disk full": full,
     "another run": taken,

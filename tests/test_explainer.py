@@ -651,6 +651,27 @@ def test_training_does_not_look_at_pixels():
     assert explainer.classifier.answer(PIXELS * 3).shape == (2, 5)
 
 
+@pytest.mark.parametrize("method", ["l-cam-img", "tame"])
+def test_pixels_and_classes_of_any_device_are_taken(method):
+    """The device "meta", of shapes alone, refuses tensors of others like any."""
+    explainer = explainer_of(method).to("meta")
+    for found in (explainer(PIXELS), explainer(PIXELS, [1, 2]), explainer(PIXELS, torch.tensor([1, 2]))):
+        assert (found.device.type, len(found)) == ("meta", 2)
+    assert explainer.classifier(PIXELS).is_meta
+    for name in ("grad-cam", "layer-cam", "rise"):
+        options = {"masks": 3} if name == "rise" else {}
+        assert lficam.baseline(explainer.classifier, name, **options)(PIXELS, 2).is_meta
+    for name in ("plain", "abn", "lfi-cam"):
+        model = lficam.create(name, "resnet-8", 3)
+        own = lficam.baseline(model, "own")
+        own.classifier.to("meta")
+        model.train()
+        assert model(PIXELS).logits.is_meta  # in train mode
+        assert model.eval()(PIXELS).logits.is_meta
+        assert model.explain(PIXELS, [0, 2]).is_meta
+        assert own(PIXELS, 2).is_meta
+
+
 def test_pixels_of_any_type_are_explained():
     explainer = explainer_of("tame")
     assert torch.equal(explainer(PIXELS.double()), explainer(PIXELS))

@@ -338,7 +338,8 @@ def test_what_cannot_be_explained(plain):
         (plain, noise(), [0.5], "expected numbers"),
         (plain, noise()[None], None, "A photo: expected"),
         (plain, noise().byte(), None, "A photo: expected"),
-        (plain, noise() * torch.nan, None, "not finite"),
+        (plain, noise() * torch.nan, None, "got NaN"),
+        (plain, noise() * 255, None, "expected floating-point numbers in .*, got values from 0"),
         (classifiers.find("resnet18", "random"), noise(), None, "does not explain itself"),
         (hidden_layer, noise(64), None, "needs global average pooling"),
     ):

@@ -148,7 +148,7 @@ def open_session(paths=(), photos=(), *, classifier=None, weights=None, size=Non
     """
     paths = list(map(str, paths)) or ([] if classifier else newest())
     of_a_file = [str(classifier)] if str(classifier).endswith((".pt", ".safetensors")) else []
-    jobs = [(checkpoints.read(path).get("settings") or {}).get("job") for path in (paths or of_a_file)[:1]]
+    jobs = [(checkpoints.read(path, lazily=True).get("settings") or {}).get("job") for path in (paths or of_a_file)[:1]]
     if classifier:
         classifier = find(classifier, weights or "papers", **{"size": size} if size else {}).to(best_device())
     methods = []
@@ -162,7 +162,7 @@ def open_session(paths=(), photos=(), *, classifier=None, weights=None, size=Non
 
 def _shared(path, methods):
     """The classifier of a checkpoint, if another explainer has brought it already."""
-    digest = checkpoints.read(path)["card"].get("classifier", {}).get("sha256")
+    digest = checkpoints.read(path, lazily=True)["card"].get("classifier", {}).get("sha256")
     found = (_classifier(opened.explainer) for opened in methods)
     return next((classifier for classifier in found if digest and classifier.digest == digest), None)
 
@@ -203,7 +203,7 @@ def newest():
 def _finished(path):
     """What `checkpoints.read` gives of a best.pt whose training has all its epochs behind it, else None."""
     try:
-        content = checkpoints.read(path)
+        content = checkpoints.read(path, lazily=True)
         epochs = content["settings"]["job"]["recipe"]["epochs"]
         return content if len(read_history(path.parent)) == epochs else None
     except (InputError, KeyError, TypeError):

@@ -25,6 +25,7 @@ from lficam import (
     backbones,
     baselines,
     checkpoints,
+    convert,
     cli,
     data,
     evaluation,
@@ -330,6 +331,19 @@ def of_another(home):  # noqa: ARG001
     checkpoints.load("best.pt", classifier=lficam.create("plain", "resnet-8", 4))
 
 
+def damaged(home):  # noqa: ARG001
+    checkpoints.save("last.pt", {"card": {}, "model": {"w": torch.ones(1000)}})
+    with Path("last.pt").open("r+b") as file:
+        file.seek(1000)
+        file.write(bytes(200))
+    checkpoints.read("last.pt")
+
+
+def holds_code(home):  # noqa: ARG001
+    torch.save({"state_dict": {}, "arguments": SimpleNamespace()}, "model.pth.tar")
+    convert.convert("model.pth.tar", "out", "plain", "resnet-8")
+
+
 def unreadable(home):  # noqa: ARG001
     Path("photo.jpg").write_text("no image")
     sources.open_rgb("photo.jpg")
@@ -361,6 +375,8 @@ FAILURES = {
     "diverged": diverged,
     "another classifier": of_another,
     "out of range": out_of_range,
+    "damaged": damaged,
+    "holds code": holds_code,
     "unreadable": unreadable,
     "disk full": full,
     "another run": taken,

@@ -1,13 +1,18 @@
 """Files of scores: killed, cut, full, locked, sharded, with images that cannot be read; and the command line."""
 
+import collections
+import dataclasses
+import enum
 import errno
 import fcntl
+import fractions
 import functools
 import json
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +27,9 @@ import lficam
 from lficam import checkpoints, data, scoring, workspace
 from lficam.classifiers import freeze
 from lficam.cli import main
-from lficam.configuration import describe
+from lficam.configuration import describe, function
 from lficam.errors import InputError
+from lficam.evaluation import randomised
 
 ALL = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 
@@ -494,7 +500,7 @@ def darkness(pixels, target=None):  # noqa: ARG001
 
 
 def test_functions_are_told_apart(tmp_path):
-    """By their names and, if partial, by their arguments: else a table would be found that another one made."""
+    """By their code and, if partial, by their arguments: else a table would be found that another one made."""
     explainers, images = made()
     path, grey = tmp_path / "a.csv", next(iter(explainers.values()))
     scoring.score({"grey": grey, "mine": darkness}, images, path)
@@ -505,3 +511,187 @@ def test_functions_are_told_apart(tmp_path):
     descriptions = [describe(functools.partial(blurred, blur=blur)) for blur in (1, 2)]
     assert descriptions[0] != descriptions[1]
     assert describe(blurred)["kind"] == "blurred"
+
+
+# --- what tells explainers apart
+
+FACTOR = 2
+
+
+def helper(pixels):
+    return pixels.mean(1)
+
+
+def helped(pixels, target=None):  # noqa: ARG001
+    return FACTOR * helper(pixels)
+
+
+def power(exponent):
+    return lambda pixels, target: pixels.mean(1) ** exponent  # noqa: ARG005
+
+
+class Holds:
+    def __init__(self, value):
+        self.value = value
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor, hidden=1):
+        super().__init__()
+        self.factor, self._hidden = factor, hidden
+        self.register_buffer("kept", torch.tensor(float(hidden)), persistent=False)
+
+    def forward(self, pixels, target=None):  # noqa: ARG002
+        return self.factor * pixels.mean(1)
+
+    @property
+    def double(self):
+        return 2 * self.factor
+
+
+@dataclasses.dataclass
+class Settings:
+    value: object
+
+
+def edited(kind, **body):
+    """The class with other code under the same name."""
+    return type(kind.__name__, (kind,), {"__qualname__": kind.__qualname__, "__module__": kind.__module__, **body})
+
+
+Colour = enum.Enum("Colour", ["RED", "BLUE"])
+PAIRS = {
+    "constants": [lambda p, t: p.mean(1) * 2, lambda p, t: p.mean(1) * 3],  # noqa: ARG005
+    "names": [lambda p, t: p.amax(1), lambda p, t: p.amin(1)],  # noqa: ARG005
+    "defaults": [lambda p, t=None, k=1: k * p, lambda p, t=None, k=2: k * p],  # noqa: ARG005
+    "inner": [lambda p, t: (lambda: p + 1)(), lambda p, t: (lambda: p + 2)()],  # noqa: ARG005
+    "closures": [power(1), power(2)],
+    "arguments": [functools.partial(helped, target=np.int64(1)), functools.partial(helped, target=np.int64(2))],
+    "methods": [Scaled(2).forward, Scaled(3).forward],
+    "modules": [Scaled(2), Scaled(3)],
+    "hidden": [Scaled(2, 3), Scaled(2, 4)],
+    "properties": [Scaled(2), edited(Scaled, double=property(lambda self: 3 * self.factor))(2)],
+    "code": [Holds(1), edited(Holds, __call__=lambda self, p, t: p)(1)],  # noqa: ARG005
+    "slots": [Slots(1), Slots(2)],
+} | {
+    f"held {number}": [Holds(a), Holds(b)]
+    for number, (a, b) in enumerate(
+        [
+            (np.arange(3), np.arange(1, 4)),
+            (np.zeros((2, 3)), np.zeros((3, 2))),
+            (np.array([None, 1]), np.array([None, 2])),
+            (np.int64(1), np.int64(2)),
+            (np.random.default_rng(1), np.random.default_rng(2)),
+            (b"a", b"b"),
+            (Path("a"), Path("b")),
+            (Colour.RED, Colour.BLUE),
+            ({"red", "blue"}, {"red", "green"}),
+            (fractions.Fraction(1, 2), fractions.Fraction(1, 3)),
+            (collections.deque([1]), collections.deque([2])),
+            (Settings(np.ones(2)), Settings(np.zeros(2))),
+            (Settings(power(1)), Settings(power(2))),
+            (torch.float16, torch.bfloat16),
+            (F.relu, F.gelu),
+            (torch.relu, torch.sigmoid),
+            (nn.Linear(2, 2), nn.Linear(2, 2)),
+        ]
+    )
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_explainers_are_told_apart_by_their_content(name):
+    one, other = (json.loads(json.dumps(describe(explainer))) for explainer in PAIRS[name])
+    assert one != other
+    assert one == json.loads(json.dumps(describe(PAIRS[name][0])))
+
+
+def test_explainers_are_the_same_in_every_process():
+    code = """if True:
+        import json, sys
+        sys.path.insert(0, sys.argv[1])
+        from test_streaming import PAIRS, describe
+        del PAIRS["held 16"]  # random weights
+        print(json.dumps([describe(explainer) for pair in PAIRS.values() for explainer in pair]))"""
+    command = [sys.executable, "-c", code, Path(__file__).parent]
+    outs = [subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True) for seed in "12"]
+    assert [out.returncode for out in outs] == [0, 0]
+    here = [describe(explainer) for name, pair in PAIRS.items() if name != "held 16" for explainer in pair]
+    assert json.loads(outs[0].stdout) == json.loads(outs[1].stdout) == json.loads(json.dumps(here))
+
+
+def test_what_a_function_uses_belongs_to_it(monkeypatch):
+    found = [describe(helped)]
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "FACTOR", 3)
+        found.append(describe(helped))
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "helper", lambda pixels: pixels.amax(1))
+        found.append(describe(helped))
+    assert len({str(entry) for entry in found}) == 3
+    assert describe(helped) == found[0]
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), iter(x for x in "a"), power(threading.Lock())])
+def test_what_has_no_content_is_refused(tmp_path, value):
+    explainers, images = made()
+    with pytest.raises(InputError, match=r"A (lock|generator) of an explainer cannot be .* score without a path"):
+        scoring.score(explainers | {"mine": Holds(value)}, images, tmp_path / "a.csv")
+    assert left(tmp_path) == []
+
+
+def test_functions_that_call_each_other():
+    found = describe(there)
+    assert found == describe(there)
+    assert found != describe(back)
+    assert describe(lambda p, t: threading.Lock())["code"]  # noqa: ARG005 - what it makes is no part of it
+
+
+def there():
+    return back()
+
+
+def back():
+    return there() + 1
+
+
+def test_a_copy_with_random_weights_does_not_find_the_table(tmp_path):
+    explainers, images = made(4)
+    before = scoring.score(explainers, images, tmp_path / "a.csv")
+    others = {name: randomised(explainer) for name, explainer in explainers.items()}
+    with pytest.raises(InputError, match="another classifier sha256"):
+        scoring.score(others, images, tmp_path / "a.csv")
+    assert not scoring.score(others, images, tmp_path / "b.csv").equals(before)
+
+
+def test_a_classifier_of_the_same_weights_and_another_function_does_not_find_the_table(tmp_path):
+    explainers, images = made(4)
+    scoring.score(explainers, images, tmp_path / "a.csv")
+    others = made(4)[0]
+    others["grey"].classifier.network.conv.stride = (1, 1)
+    assert others["grey"].classifier.digest == explainers["grey"].classifier.digest
+    with pytest.raises(InputError, match="another classifier function"):
+        scoring.score(others, images, tmp_path / "a.csv")
+    with pytest.raises(InputError, match="explainers of one classifier, got 2"):
+        scoring.score({"one": explainers["grey"], "two": others["grey"]}, images)
+
+
+def test_the_function_of_a_network():
+    """Not where it stands, nor what only training looks at."""
+    network, other = Net(), Net()
+    assert function(network) == function(other)
+    other.last.bias.data += 1
+    other.train()
+    assert function(network) == function(other)
+    assert function(network) != function(edited(Net, forward=lambda self, x: self.last(x))())
+    norms = [nn.Sequential(nn.BatchNorm2d(3)) for _ in range(3)]
+    norms[1][0].track_running_stats = False  # as an explainer that trains with batch statistics leaves it
+    norms[2][0].eps = 1e-3
+    assert function(norms[0]) == function(norms[1]) != function(norms[2])

@@ -225,12 +225,13 @@ def compare_maps(arguments):
 def _job(arguments):
     """The job that the options of `train` and `lr-find` describe."""
     from .errors import check_numbers
-    from .recipes import Recipe, authors_recipe, explainer_recipe
+    from .recipes import Recipe, authors_recipe, explainer_recipe, photos_recipe
     from .training import Job
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given |= {"schedule": "step"} if {"milestones", "gamma"} & given.keys() else {}  # or they would mean nothing
     job = Job(
         arguments.method,
         arguments.backbone,
@@ -245,7 +246,8 @@ def _job(arguments):
     if arguments.authors:
         recipe = authors_recipe(job.method, job.dataset, job.backbone, **given)
     else:
-        recipe = (explainer_recipe if job.explains else Recipe)(**given)
+        own = photos_recipe if job.dataset == "folder" else Recipe
+        recipe = (explainer_recipe if job.explains else own)(**given)
     return dataclasses.replace(job, recipe=recipe)
 
 
@@ -297,7 +299,6 @@ def evaluate_model(arguments):
     from .errors import InputError, check_numbers
     from .evaluation import dump, perturbed_accuracy, predict
     from .metrics import correct, one_class
-    from .progress import say
     from .results import percentage
     from .training import best_device
 
@@ -332,7 +333,7 @@ def evaluate_model(arguments):
             f"{title}: {value:.1f} %  95 % interval {low:.1f} to {high:.1f}  N = {n}  ({images.name}, {images.split})"
         )
     if told := one_class(predictions.logits.argmax(1), images.labels, images.classes):
-        say(told)
+        print(told)
     if arguments.dump:
         print(dump(model, images, arguments.dump, workers=arguments.workers).path)
 

@@ -14,8 +14,9 @@ from test_run import finished, toy
 from torchvision import models
 
 import lficam
-from lficam import checkpoints, progress
+from lficam import checkpoints, cli, progress
 from lficam.cli import main
+from lficam.recipes import Recipe, explainer_recipe, photos_recipe
 
 
 def test_help_is_quick():
@@ -232,6 +233,22 @@ def test_one_class_folder_is_named(capsys, animals):
         "lficam: folder has one class only, the folder 'cat': a classifier needs at least two; give the folder that "
     )
     assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_recipes_of_the_command_line():
+    """Own photos have a recipe of their own; what is given replaces it; milestones need the schedule that has them."""
+
+    def recipe(*more, method="lfi-cam"):
+        what = ["--classifier", "resnet18"] if method == "tame" else ["--backbone", "resnet18"]
+        return cli._job(cli.parser().parse_args(["train", "--method", method, *what, *more])).recipe
+
+    own = ["--dataset", "folder"]
+    assert recipe() == Recipe()
+    assert recipe(*own) == photos_recipe()
+    assert recipe(*own, "--lr", "0.02", "--epochs", "5") == photos_recipe(lr=0.02, epochs=5)
+    assert recipe(*own, method="tame") == explainer_recipe()
+    assert recipe(*own, "--milestones", "3", "9") == photos_recipe(schedule="step", milestones=(3, 9))
+    assert recipe(*own, "--gamma", "0.5", method="tame").schedule == "step"
 
 
 @pytest.mark.usefixtures("home")

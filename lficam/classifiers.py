@@ -49,7 +49,7 @@ class Frozen(nn.Module):
             why = "" if isinstance(error, RuntimeError) and _of_sizes(error) else f" ({reason(error)})"
             raise InputError(
                 f"{type(network).__name__} cannot classify an image of {size} x {size}{why}: if it takes images of "
-                "another size, give that (--size, size=)."
+                "another size, give it as size= (--size)."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__

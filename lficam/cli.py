@@ -103,6 +103,8 @@ def parser():
     _model_commands(commands)
     for part in (cli_explain, cli_explore, cli_score, cli_report, cli_graph):
         part.add_commands(commands, _command)
+    for command in commands.choices.values():
+        command.set_defaults(usage=command.format_usage())
     return top
 
 
@@ -168,7 +170,7 @@ def _training_options(command):
 
 def _command(commands, call, name, text):
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    command.set_defaults(call=call, usage=command.format_usage())
+    command.set_defaults(call=call)
     return command
 
 

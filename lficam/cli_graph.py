@@ -17,7 +17,7 @@ def add_commands(commands, command):
     one.add_argument("--json", action="store_true", help="as JSON")
 
     one = commands.add_parser("step")  # what Snakemake calls
-    one.set_defaults(call=step, usage="")
+    one.set_defaults(call=step)
     one.add_argument("plan")
     one.add_argument("step")
     one.add_argument("--attempt", type=int, default=1)

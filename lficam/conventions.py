@@ -17,6 +17,7 @@ from . import faithfulness, results
 from .data import batches
 from .errors import InputError, check_fields, choose
 from .maps import finish, minmax, upsample
+from .measures import fetch
 from .numerics import exact
 
 CHOICES = {
@@ -87,25 +88,37 @@ def scores(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0)
 
     explainer: any that has a classifier and gives raw maps; images: `data.Images` with labels of the classifier's
     classes; conventions: {name: Convention}. Returns a table with a row per image and convention: convention, image
-    (id), class, clean (Y), masked (O). Each image and each distinct mask goes through the classifier once.
+    (id), class, clean (Y), masked (O). Each image and each distinct mask goes through the classifier once, in passes of
+    `batch_size` images.
     Raises `InputError` for labels that the classifier does not have, where a convention asks for the truth.
     """
     classifier, parts = explainer.classifier.eval(), []
     normalise, truth = classifier.normalise, any(c.label == "truth" for c in conventions.values())
+    if truth and not ((images.labels >= 0) & (images.labels < classifier.num_classes)).all():
+        raise InputError(f"Labels: expected classes 0 to {classifier.num_classes - 1} of the classifier.")
     for pixels, labels, indices in batches(images, batch_size, device=normalise.mean.device, workers=workers):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         maps, classes, logits = _explained(explainer, pixels, labels if truth else None)
-        wanted = dict.fromkeys((c.label, c.mask, c.space) for c in conventions.values())
-        scaled = {key: SCALES[key[1]](maps[key[0]], pixels.shape[2:]) for key in {key[:2] for key in wanted}}
-        mean = normalise.mean.flatten()
-        masked = [faithfulness.masked_images(pixels, scaled[label, mask], space, mean) for label, mask, space in wanted]
-        answers = dict(zip(wanted, classifier(torch.cat(masked)).split(len(pixels)), strict=True))
-        ids = [images.ids[i] for i in indices.tolist()]
-        for name, c in conventions.items():
-            own, after = classes[c.label], answers[c.label, c.mask, c.space]
-            pair = {"clean": logits, "masked": after}
-            pair = {key: faithfulness.class_scores(value, own, c.score).cpu().numpy() for key, value in pair.items()}
-            parts.append(pd.DataFrame({"convention": name, "image": ids, "class": own.cpu().numpy()} | pair))
+        mean, answers = normalise.mean.flatten(), {}
+        for label, mask, space in dict.fromkeys((c.label, c.mask, c.space) for c in conventions.values()):
+            scaled = SCALES[mask](maps[label], pixels.shape[2:])
+            masked = faithfulness.masked_images(pixels, scaled, space, mean, check=False)
+            answers[label, mask, space] = classifier.answer(masked.contiguous(memory_format=torch.channels_last))
+        found = []
+        for c in conventions.values():
+            own, pair = classes[c.label], (logits, answers[c.label, c.mask, c.space])
+            found += [own, *(faithfulness.class_scores(value, own, c.score, check=False) for value in pair)]
+        found, ids = fetch(found), [images.ids[i] for i in indices.tolist()]
+        bad = (~torch.isfinite(torch.stack(found))).any(0).nonzero()
+        if len(bad):
+            raise InputError(
+                f"The map or an answer for image {ids[bad[0].item()]!r} holds NaN or infinity: the explainer or the "
+                "classifier is damaged."
+            )
+        for i, name in enumerate(conventions):
+            columns = zip(("class", "clean", "masked"), found[3 * i : 3 * i + 3], strict=True)
+            columns = {key: values.numpy() for key, values in columns}
+            parts.append(pd.DataFrame({"convention": name, "image": ids} | columns))
     table = pd.concat(parts, ignore_index=True)
     order = {name: i for i, name in enumerate(conventions)}
     return table.sort_values("convention", key=lambda names: names.map(order), kind="stable", ignore_index=True)
@@ -118,8 +131,6 @@ def _explained(explainer, pixels, labels):
     once; others are called again where the classes differ.
     """
     classifier, truth = explainer.classifier, [] if labels is None else [labels]
-    if truth and not ((labels >= 0) & (labels < classifier.num_classes)).all():
-        raise InputError(f"Labels: expected classes 0 to {classifier.num_classes - 1} of the classifier.")
     if hasattr(explainer, "mechanism"):
         features, logits = explainer.eval().features(pixels, stop=False)
         classes = [logits.argmax(1), *truth]

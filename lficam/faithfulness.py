@@ -3,6 +3,8 @@
 Masking (Average Drop, Increase in Confidence, Average Gain), insertion and deletion, and ROAD. The functions build the
 images and score the answers; running the classifier in between is the caller's. Averages and intervals are made in
 results.py.
+
+check=False, where a function has it: the values are known to be good, and a GPU need not wait for the look at them.
 """
 
 import math
@@ -14,7 +16,7 @@ from torchvision.transforms.functional import gaussian_blur
 from .errors import InputError, choose
 
 
-def keep_top(maps, fraction, ties="authors"):
+def keep_top(maps, fraction, ties="authors", *, check=True):
     """Set all but the most relevant pixels of each map to 0; the others keep their values.
 
     maps: (N, H, W) in [0, 1], already min-maxed and upsampled; fraction: in (0, 1], the share to keep (1, 0.5 and
@@ -29,8 +31,8 @@ def keep_top(maps, fraction, ties="authors"):
     Gkartzonika et al. (L-CAM, ECCVW 2022); Ntrougkas et al. (TAME, ISM 2022; T-TAME, IEEE Access 2024).
     """
     rule = choose("rule for ties", ties, {"authors": _without_excess, "keep": _above_quantile})
-    _check_maps(maps)
-    if ((maps < -1e-6) | (maps > 1 + 1e-6)).any():
+    _check_maps(maps, check=check)
+    if check and ((maps < -1e-6) | (maps > 1 + 1e-6)).any():
         raise InputError("Maps: expected values in [0, 1] to keep the top of: use maps.finish first.")
     if not 0 < fraction <= 1:
         raise InputError(f"fraction: expected the share of pixels to keep, above 0 and at most 1, got {fraction}.")
@@ -54,7 +56,7 @@ def _above_quantile(flat, dropped):
     return torch.where(flat < torch.quantile(flat, dropped, dim=1, keepdim=True), 0, flat)
 
 
-def class_scores(logits, classes, score="probability"):
+def class_scores(logits, classes, score="probability", *, check=True):
     """The classifier's score of one class per image: logits (N, K), classes (N,) integers in [0, K) -> (N,).
 
     score: "probability" (softmax, the convention of the papers), "log-probability" or "logit"; in the logits' own
@@ -67,7 +69,7 @@ def class_scores(logits, classes, score="probability"):
         raise InputError(
             f"Logits {tuple(logits.shape)} and classes {tuple(classes.shape)}: expected (N, K), (N,) integers."
         )
-    if ((classes < 0) | (classes >= logits.shape[1])).any():
+    if check and ((classes < 0) | (classes >= logits.shape[1])).any():
         raise InputError(f"Classes: expected numbers from 0 to {logits.shape[1] - 1}, as many as there are logits.")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return scale(logits, 1).gather(1, classes[:, None].long())[:, 0]
@@ -115,7 +117,7 @@ def average_gain(clean, masked):
     return torch.where(clean < 1, 100 * (masked - clean).clamp(min=0) / (1 - clean), 0)
 
 
-def masked_images(pixels, maps, space="pixels", mean=None):
+def masked_images(pixels, maps, space="pixels", mean=None, *, check=True):
     """Multiply images by their maps: pixels (N, 3, H, W) in [0, 1], maps (N, H, W) in [0, 1] -> pixels (N, 3, H, W).
 
     space: "pixels": what the map leaves out is black, as in L-CAM, TAME and T-TAME's evaluation; "normalised": the map
@@ -125,7 +127,7 @@ def masked_images(pixels, maps, space="pixels", mean=None):
     Raises `InputError` for shapes that do not fit, an unknown space, or a missing mean.
     """
     choose("mask space", space, dict.fromkeys(("pixels", "normalised")))
-    _check_maps(maps, pixels)
+    _check_maps(maps, pixels, check)
     if space == "pixels":
         return maps[:, None] * pixels
     if mean is None or len(mean) != pixels.shape[1]:
@@ -134,14 +136,14 @@ def masked_images(pixels, maps, space="pixels", mean=None):
     return maps[:, None] * (pixels - mean) + mean
 
 
-def perturbation_steps(maps, steps):
+def perturbation_steps(maps, steps, *, check=True):
     """When each pixel's turn comes, most relevant first: maps (N, H, W) -> int32 (N, H, W) in 1..steps.
 
     The steps are equal but for one pixel; ties go in row-major order. Of S steps, `result <= k` are the first k shares
     of the most relevant pixels, and `result > S - k` the k shares of the least relevant.
     Raises `InputError` for another shape, values that are not finite, or steps outside 1..HW.
     """
-    _check_maps(maps)
+    _check_maps(maps, check=check)
     n = maps.shape[1] * maps.shape[2]
     if not 1 <= steps <= n:
         raise InputError(f"steps: expected 1 to {n}, the number of pixels, got {steps}.")
@@ -173,10 +175,11 @@ def insertion(pixels, turns, step, baseline):
 
 def _reached(pixels, turns, step):
     _check_shapes(turns, pixels, "turns")
-    step = torch.as_tensor(step, device=turns.device)
+    if not torch.is_tensor(step):  # nor made one: a GPU would wait for its copy
+        return (turns <= step)[:, None]
     if step.ndim > 1 or (step.ndim and len(turns) not in (1, len(step))):
         raise InputError(f"step {tuple(step.shape)}: expected one number, or one per image of {len(turns)}.")
-    return (turns <= step.reshape(-1, 1, 1))[:, None]
+    return (turns <= step.to(turns.device).reshape(-1, 1, 1))[:, None]
 
 
 def blurred(pixels, kernel=11, sigma=5.0):
@@ -190,7 +193,7 @@ def blurred(pixels, kernel=11, sigma=5.0):
     return gaussian_blur(pixels, [kernel, kernel], [sigma, sigma])
 
 
-def curve_area(scores):
+def curve_area(scores, *, check=True):
     """Area under the curve of each image by the trapezoid rule, the steps scaled to [0, 1]: (N, steps + 1) -> (N,).
 
     For probabilities in [0, 1]: lower is better for deletion, higher for insertion.
@@ -199,11 +202,12 @@ def curve_area(scores):
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise InputError(f"Scores of a curve: expected (N, steps + 1), got {tuple(scores.shape)}.")
     scores = scores.double()
-    _check_finite(scores.sum(1), "Curves")
+    if check:
+        _check_finite(scores.sum(1), "Curves")
     return torch.trapezoid(scores, dim=1) / (scores.shape[1] - 1)
 
 
-def road_impute(pixels, removed, noise=0.01, generator=None):
+def road_impute(pixels, removed, noise=0.01, generator=None, *, check=True):
     """Fill removed pixels so that their outline tells little: ROAD's noisy linear imputation.
 
     pixels: (N, 3, H, W) in [0, 1]; removed: bool (N, H, W); noise: standard deviation of the Gaussian noise added to
@@ -211,14 +215,16 @@ def road_impute(pixels, removed, noise=0.01, generator=None):
     generator: a torch.Generator of any device.
     Returns pixels of the same shape and type. Each removed pixel is the mean of its eight neighbours with weights 1/6
     (side) and 1/12 (corner), those outside the image left out: one linear system for all, solved to 1e-6 or better.
-    Raises `InputError` for shapes that do not fit, pixels that are not finite, or an image without any pixel left.
+    Raises `InputError` for shapes that do not fit, pixels that are not finite, an image without any pixel left, or a
+    system that is not solved in 50 (H + W) iterations.
     Rong et al. (ROAD, ICML 2022).
     """
     _check_shapes(removed, pixels, "removed")
     if removed.dtype != torch.bool:
         raise InputError(f"removed: expected booleans, true where a pixel goes, got {removed.dtype}.")
-    _check_finite(pixels.sum((1, 2, 3), dtype=torch.float64), "Images")
-    if removed.flatten(1).all(1).any():
+    if check:
+        _check_finite(pixels.sum((1, 2, 3), dtype=torch.float64), "Images")
+    if check and removed.flatten(1).all(1).any():
         raise InputError("removed: expected at least one pixel left in each image to fill the others from.")
     if not torch.is_tensor(noise):
         where = generator.device if generator else pixels.device
@@ -237,8 +243,10 @@ def _fill(x, removed):
     x = torch.where(removed, mean, x)
     residual = hole * _around(x) - weight * x
     direction, size = residual.clone(), _squared(residual)
-    count = 0
+    count, most = 0, 50 * sum(x.shape[2:])
     while count % 10 or size.amax() > enough:  # looking makes a GPU wait, so not every time
+        if count == most:
+            raise InputError(f"ROAD: removed pixels are not filled after {most} iterations: are the pixels in [0, 1]?")
         image = weight * direction - hole * _around(direction)
         length = size / (direction * image).sum((2, 3), keepdim=True).clamp(min=1e-300)  # 0 for a solved channel
         x.addcmul_(length, direction)
@@ -291,9 +299,10 @@ def _check_shapes(maps, pixels, name="Maps"):
         )
 
 
-def _check_maps(maps, pixels=None):
+def _check_maps(maps, pixels=None, check=True):
     if pixels is not None:
         _check_shapes(maps, pixels)
     if maps.ndim != 3 or not maps.is_floating_point():
         raise InputError(f"Maps {tuple(maps.shape)} {maps.dtype}: expected floating-point maps (N, H, W).")
-    _check_finite(maps.sum((1, 2), dtype=torch.float64), "Maps")
+    if check:
+        _check_finite(maps.sum((1, 2), dtype=torch.float64), "Maps")

@@ -14,7 +14,7 @@ import torch
 from . import faithfulness, metrics
 from .errors import InputError, choose
 from .features import tap
-from .maps import finish
+from .maps import ROUNDING, finish
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 PRECISIONS = ("float32", "bfloat16")
@@ -66,25 +66,59 @@ def measure(plan, explainers, classifier, pixels, ids, masks=None):
     Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, pointing (only with masks);
     sparsity; insertion and deletion (areas), insertion_0 ... (after each step); morf_10 ..., lerf_10 ... (whether the
     prediction is still the same without the most or least relevant 10 % ...).
-    Raises `InputError` for maps and answers that are not finite, naming explainer and image.
+    Raises `InputError` for pixels outside [0, 1], and maps and answers that are not finite, naming explainer and image.
+    """
+    at_once, parts = _at_once(pixels), []
+    for start in range(0, len(pixels), at_once):
+        own = slice(start, start + at_once)
+        known = None if masks is None else masks[own]
+        parts.append(_measure(plan, explainers, classifier, pixels[own], ids[own], known))
+    return {
+        name: {column: torch.cat([part[name][column] for part in parts]) for column in columns}
+        for name, columns in parts[0].items()
+    }
+
+
+def _at_once(pixels):
+    """How many images of this size a pass takes: any on a GPU; on a CPU 10 of 224 x 224, which stay in its cache."""
+    return max(1, 2**19 // math.prod(pixels.shape[2:])) if pixels.device.type == "cpu" else len(pixels)
+
+
+def _measure(plan, explainers, classifier, pixels, ids, masks):
+    """`measure` of images that go through the classifier at once.
+
+    A GPU waits a single time, for all values together: what a wrong one leads to is computed before it is refused.
     """
     with plan.autocast(pixels.device):
         raw = list(shared_maps(explainers, classifier, pixels))
     logits = raw[0][2].float()
     classes = logits.argmax(1)
-    clean = faithfulness.class_scores(logits, classes)
-    _check(clean, "the classifier", "its probability", ids)
-    maps = {name: finish(_checked(found, name, ids), pixels.shape[2:]) for name, found, _ in raw}
+    clean = faithfulness.class_scores(logits, classes, check=False)
+    raw = {name: _shaped(found, name, ids).to(pixels.device) for name, found, _ in raw}
+    maps = {name: finish(found, pixels.shape[2:]) for name, found in raw.items()}
     answers = ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
     columns = {}
     for name, own in maps.items():
         said = answers.get(None, {}) | answers.get(name, {})
-        found = {"class": classes, "probability": clean} | _of_answers(plan, clean, said)
-        found |= _of_maps(plan, own, masks)
-        for column, values in found.items():
-            _check(values, name, column, ids)
-        columns[name] = {column: values.cpu() for column, values in found.items()}
-    return columns
+        columns[name] = {"class": classes, "probability": clean} | _of_answers(plan, clean, said)
+        columns[name] |= _of_maps(plan, own, masks)
+    low, high = (-ROUNDING, 1 + ROUNDING) if classifier.normalise.bounded else (-math.inf, math.inf)
+    inside = torch.isfinite(pixels) & (pixels >= low) & (pixels <= high)
+    seen = {("images", "pixels"): _nan_unless(inside), ("the classifier", "answer"): clean}
+    seen |= {(name, "map"): _nan_unless(torch.isfinite(raw[name])) for name in maps}
+    seen |= {(name, "finished map"): _nan_unless(torch.isfinite(maps[name])) for name in maps}
+    seen |= {(name, column): values for name, own in columns.items() for column, values in own.items()}
+    seen = dict(zip(seen, fetch(seen.values()), strict=True))
+    for (name, what), values in seen.items():
+        _check(values, name, what, ids)
+    return {name: {column: seen[name, column] for column in own} for name, own in columns.items()}
+
+
+def fetch(tensors):
+    """Tensors (B,) of any numbers of at most 53 bits on the CPU, all by one copy: a GPU waits once."""
+    tensors = list(tensors)
+    rows = torch.stack([tensor.double() for tensor in tensors]).cpu()
+    return [row.to(tensor.dtype) for row, tensor in zip(rows, tensors, strict=True)]
 
 
 def shared_maps(explainers, classifier, pixels):
@@ -111,44 +145,19 @@ def shared_maps(explainers, classifier, pixels):
 
 @torch.inference_mode()
 def ask(classifier, questions, classes, plan):
-    """What the classifier says of (explainer, column, images (B, 3, H, W)), as many at once as suit the processor.
+    """What the classifier says of (explainer, column, images (B, 3, H, W)), classes (B,).
 
-    classes (B,). Returns {explainer: {column: (probability of the class (B,), whether it is predicted (B,))}}.
+    Each question is a pass of its own, of as many images in the same order as the clean pass: on any processor the
+    same arithmetic, so that an image which the map leaves as it was keeps its probability to the last bit.
+    Returns {explainer: {column: (probability of the class (B,), whether it is predicted (B,))}}.
     """
-    answers, waiting, count = {}, [], 0
-
-    def answer():
-        images = torch.cat([part for _, _, part, _ in waiting]).contiguous(memory_format=torch.channels_last)
-        wanted = torch.cat([classes for *_, classes in waiting])
-        with plan.autocast(images.device):
-            logits = classifier.answer(images).float()
-        found = faithfulness.class_scores(logits, wanted), logits.argmax(1) == wanted
-        sizes = [len(part) for _, _, part, _ in waiting]
-        for (name, column, *_), *values in zip(waiting, *(x.split(sizes) for x in found), strict=True):
-            answers.setdefault(name, {}).setdefault(column, []).append(values)
-        waiting.clear()
-
+    answers = {}
     for name, column, images in questions:
-        limit, start = at_once(images), 0
-        while start < len(images):
-            part = images[start : start + limit - count]
-            waiting.append((name, column, part, classes[start : start + len(part)]))
-            start, count = start + len(part), count + len(part)
-            if count == limit:
-                answer()
-                count = 0
-    if waiting:
-        answer()
-    joined = {}
-    for name, own in answers.items():
-        joined[name] = {column: [torch.cat(part) for part in zip(*parts, strict=True)] for column, parts in own.items()}
-    return joined
-
-
-def at_once(pixels):
-    """How many images of this size a pass takes: 256 of 224 x 224; on a CPU 10, which stay in its cache."""
-    most = 2**19 if pixels.device.type == "cpu" else 256 * 224**2
-    return max(1, most // math.prod(pixels.shape[2:]))
+        with plan.autocast(images.device):
+            logits = classifier.answer(images.contiguous(memory_format=torch.channels_last)).float()
+        found = faithfulness.class_scores(logits, classes, check=False), logits.argmax(1) == classes
+        answers.setdefault(name, {})[column] = found
+    return answers
 
 
 def _questions(plan, maps, pixels, ids):
@@ -159,24 +168,39 @@ def _questions(plan, maps, pixels, ids):
         yield None, "insertion_0", start
     if "deletion" in plan.measures:
         yield None, f"deletion_{last}", torch.zeros_like(pixels)
-    grain = _grain(pixels, ids) if "road" in plan.measures else None
     for name, own in maps.items():
         if "masking" in plan.measures:
             for fraction in plan.fractions:
-                kept = faithfulness.keep_top(own, fraction)
-                yield name, masked(fraction), faithfulness.masked_images(pixels, kept)
+                kept = faithfulness.keep_top(own, fraction, check=False)
+                yield name, masked(fraction), faithfulness.masked_images(pixels, kept, check=False)
         if {"insertion", "deletion"} & set(plan.measures):
-            turns = faithfulness.perturbation_steps(own, last)
+            turns = faithfulness.perturbation_steps(own, last, check=False)
             for step in range(1, last):
                 if "insertion" in plan.measures:
                     yield name, f"insertion_{step}", faithfulness.insertion(pixels, turns, step, start)
                 if "deletion" in plan.measures:
                     yield name, f"deletion_{step}", faithfulness.deletion(pixels, turns, step)
-        if "road" in plan.measures:
-            turns = faithfulness.perturbation_steps(own, 10)
-            for share in ROAD:
-                yield name, f"morf_{share}", faithfulness.road_impute(pixels, turns <= share // 10, grain)
-                yield name, f"lerf_{share}", faithfulness.road_impute(pixels, turns > 10 - share // 10, grain)
+    if "road" in plan.measures:
+        yield from _road(maps, pixels, ids)
+
+
+def _road(maps, pixels, ids):
+    """ROAD's questions; on a GPU one solve fills as many as fit into its memory, on a CPU one, for its cache."""
+    removed = {}
+    for name, own in maps.items():
+        turns = faithfulness.perturbation_steps(own, 10, check=False)
+        for share in ROAD:
+            removed[name, f"morf_{share}"] = turns <= share // 10
+            removed[name, f"lerf_{share}"] = turns > 10 - share // 10
+    grain, keys = _grain(pixels, ids), list(removed)
+    at_once = 1 if pixels.device.type == "cpu" else max(1, 2**24 // pixels[:, 0].numel())
+    for start in range(0, len(keys), at_once):
+        own = keys[start : start + at_once]
+        gone = torch.cat([removed[key] for key in own])
+        images, noise = (x.repeat(len(own), 1, 1, 1) for x in (pixels, grain))
+        filled = faithfulness.road_impute(images, gone, noise, check=False)
+        for key, part in zip(own, filled.split(len(pixels)), strict=True):
+            yield *key, part
 
 
 def _grain(pixels, ids, deviation=0.01):
@@ -186,7 +210,7 @@ def _grain(pixels, ids, deviation=0.01):
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
         random = torch.Generator().manual_seed(seed)
         noise.append(torch.randn(pixels.shape[1:], generator=random))
-    return deviation * torch.stack(noise).to(pixels)
+    return deviation * torch.stack(noise).to(pixels.device, pixels.dtype, non_blocking=True)
 
 
 def _of_answers(plan, clean, said):
@@ -195,7 +219,7 @@ def _of_answers(plan, clean, said):
     for kind, known in (("insertion", plan.steps), ("deletion", 0)):
         if kind in plan.measures:
             curve = [clean if k == known else said[f"{kind}_{k}"][0] for k in range(plan.steps + 1)]
-            columns[kind] = faithfulness.curve_area(torch.stack(curve, 1))
+            columns[kind] = faithfulness.curve_area(torch.stack(curve, 1), check=False)
             columns |= {f"{kind}_{k}": values for k, values in enumerate(curve)}
     return columns | {name: values[1].long() for name, values in said.items() if name[:5] in ("morf_", "lerf_")}
 
@@ -204,27 +228,35 @@ def _of_maps(plan, maps, masks):
     """Columns by the maps (B, H, W) alone, and the exact masks."""
     columns = {}
     if "overlap" in plan.measures and masks is not None:
-        columns["iou"] = metrics.intersection_over_union(maps, masks)
-        columns["energy"] = metrics.energy_in_mask(maps, masks)
-        columns["pointing"] = metrics.pointing_game(maps, masks).long()
+        columns["iou"] = metrics.intersection_over_union(maps, masks, check=False)
+        columns["energy"] = metrics.energy_in_mask(maps, masks, check=False)
+        columns["pointing"] = metrics.pointing_game(maps, masks, check=False).long()
     if "sparsity" in plan.measures:
-        columns["sparsity"] = metrics.sparsity(maps)
+        columns["sparsity"] = metrics.sparsity(maps, check=False)
     return columns
 
 
-def _checked(maps, name, ids):
-    """Raw maps, if there is one of finite values for each image; else `InputError`."""
-    if not torch.is_tensor(maps) or maps.ndim != 3 or len(maps) != len(ids):
+def _shaped(maps, name, ids):
+    """Raw maps, if there is one for each image; else `InputError`."""
+    if not torch.is_tensor(maps) or maps.ndim != 3 or len(maps) != len(ids) or not maps.numel():
         found = tuple(maps.shape) if torch.is_tensor(maps) else type(maps).__name__
         raise InputError(f"{name}: expected maps ({len(ids)}, h, w), one an image, got {found}.")
-    _check(torch.where(torch.isfinite(maps).flatten(1).all(1), 0.0, torch.nan), name, "the map", ids)
     return maps
 
 
+def _nan_unless(good):
+    """0 for images of which all is good, else NaN: (B, ...) -> (B,)."""
+    return torch.where(good.flatten(1).all(1), 0.0, torch.nan)
+
+
 def _check(values, name, what, ids):
-    bad = (~torch.isfinite(values)).nonzero()
-    if len(bad):
+    bad = (~torch.isfinite(values)).nonzero()[:, 0].tolist()
+    if bad:
+        where = f"{what} of image {ids[bad[0]]!r}"
+        where += f", as of {len(bad)} of these {len(ids)} images," * (len(bad) > 1)
+        if what == "pixels":
+            raise InputError(f"{name}: the {where} hold values outside [0, 1] or NaN: divide 8-bit pixels by 255.")
         raise InputError(
-            f"{name}: {what} of image {ids[bad[0].item()]!r} holds NaN or infinity, as for {len(bad)} of these "
-            f"{len(ids)} images: an explainer or a classifier that is damaged, or too coarse a precision."
+            f"{name}: the {where} holds NaN or infinity: an explainer or a classifier is damaged, or the precision "
+            "too coarse."
         )

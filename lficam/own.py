@@ -63,7 +63,9 @@ def _tensor(what, values):
 def _labels(labels, count, classes):
     """Checked, as int64, and the names of the classes."""
     kind = labels.dtype
-    if labels.shape != (count,) or kind.is_floating_point or kind == torch.bool or labels.min() < 0:
+    if labels.shape == (count,) and labels.min() < 0:
+        raise InputError(f"labels: expected integers from 0, got {labels.min()}.")
+    if labels.shape != (count,) or kind.is_floating_point or kind == torch.bool:
         raise InputError(f"labels: expected {count} integers from 0, one an image, got {kind} {tuple(labels.shape)}.")
     last = labels.max().item()
     classes = tuple(classes or map(str, range(last + 1)))

@@ -3,7 +3,6 @@
 run("03_lcam", profile="smoke", overrides={"epochs": 1})    # -> reports/smoke/03_lcam/record.json
 """
 
-import errno
 import json
 import shlex
 import shutil
@@ -21,8 +20,6 @@ from .kernel import PATIENCE, Kernel
 from .parameters import check, read_defaults, read_profile, short
 from .progress import duration, say
 from .report import write_index
-
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)  # by the disk
 
 
 class RunError(Exception):
@@ -225,10 +222,11 @@ def explain(error, plan, folder, kernel):
         limit = f"not finished within {plan.timeout} s, or its" if plan.timeout else "its"
         return 4, f"{where}: {limit} output took over {PATIENCE} s to arrive"
     cause = kernel.cause_of_death()
-    if isinstance(error, RuntimeError) and (cause or "kernel" in str(error).lower()):  # of jupyter_client and nbclient
+    if isinstance(error, RuntimeError) and (cause or "kernel" in str(error).lower()):
         return 3, f"{where}: " + (f"the kernel died; {cause}" if cause else f"the kernel does not answer; {error}")
     if isinstance(error, OSError):
-        what = f"cannot write in {plan.folder}" if error.errno in REFUSED else error.filename or type(error).__name__
+        ours = str(plan.folder) in str(error.filename) or error.errno in workspace.FULL
+        what = f"cannot write in {plan.folder}" if ours else error.filename or type(error).__name__
         return 2, f"{where}: {what}: {error.strerror or error}"
     return None, f"{where}: {type(error).__name__}: {error}"
 

@@ -93,7 +93,7 @@ def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
     if not isinstance(explainers, dict) or not explainers:
         given = "none" if explainers == {} else type(explainers).__name__
-        raise InputError(f"explainers: expected {{name: explainer}} with at least one, got {given}.")
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {given}.")
     for name, explainer in explainers.items():
         if isinstance(explainer, type) or not callable(explainer):
             given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
@@ -122,7 +122,9 @@ def _shard(images, shard):
     if not whole or not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
     if shard[1] > max(1, len(images)):
-        raise InputError(f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most that many.")
+        raise InputError(
+            f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most {len(images)}."
+        )
     return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
 
 
@@ -137,7 +139,7 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            masks = None if images.masks is None else rest.masks[indices].to(device)
+            masks = None if images.masks is None else rest.masks[indices].to(device, non_blocking=True)
             columns = measure(plan, explainers, classifier, pixels, ids, masks)
             number = (start + indices[0].item()) // batch_size
             sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))

@@ -7,9 +7,13 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
+import contextlib
 import io
+import itertools
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -23,23 +27,26 @@ _WHOLE = {"class", "pointing"}
 
 
 class Memory:
-    """Rows kept in memory, for a table without a file. done: batches; failed: [(position, id, reason)]."""
+    """Rows kept in memory, for a table without a file. done: batches; failed: [(position, id, reason)].
+
+    As text, so that the table is the same as if it came from a file.
+    """
 
     def __init__(self, names):
-        self.names, self.done, self.failed, self.parts = names, 0, [], {name: [] for name in names}
+        self.columns, self.done, self.failed, self.parts = None, 0, [], {name: [] for name in names}
 
     def add(self, number, frames, failed):  # noqa: ARG002 - a file wants the number
         """Take {explainer: its rows} of a batch, and what could not be read of it: [(position, id, reason)]."""
         self.failed += failed
         for name, frame in frames.items():
-            self.parts[name].append(frame)
+            self.columns = frame[:0]
+            self.parts[name].append(_text(frame, header=False))
 
     def finish(self):
         """The table, its `attrs["failed"]` the (id, reason) of images left out; `InputError` if none could be read."""
-        parts = [part for name in self.names for part in self.parts[name]]
-        if not parts:
+        if self.columns is None:
             raise nothing(self.failed)
-        table = pd.concat(parts, ignore_index=True)
+        table = _table(io.StringIO(_text(self.columns) + "".join(itertools.chain(*self.parts.values()))))
         table.attrs["failed"] = [tuple(entry[1:]) for entry in self.failed]
         return table
 
@@ -119,10 +126,16 @@ class Part:
         if not self.rows:
             self.path.unlink()
             raise nothing(self.failed)
-        with workspace.atomic(self.final, "w") as file:
-            file.write(_text(pd.DataFrame(columns=next(self._batches())["columns"])))
-            for name in self.config["order"]:  # once through for each, so that no table is in memory
-                file.writelines(entry["rows"][name] for entry in self._batches())
+        with workspace.atomic(self.final, "w") as file, contextlib.ExitStack() as stack:
+            place = {"mode": "w+", "encoding": "utf-8", "newline": "", "dir": self.final.parent}
+            rows = {name: stack.enter_context(tempfile.TemporaryFile(**place)) for name in self.config["order"]}
+            for entry in self._batches():  # once through, and no table in memory
+                for name, text in entry["rows"].items():
+                    rows[name].write(text)
+            file.write(_text(pd.DataFrame(columns=entry["columns"])))
+            for own in rows.values():
+                own.seek(0)
+                shutil.copyfileobj(own, file)
         leave_record(self.final, self.config, self.failed)
         self.path.unlink()
         return read(self.final)
@@ -178,13 +191,19 @@ def read(path):
     record = record_of(path)
     if record is None or not Path(path).is_file():
         raise InputError(f"{path}: no finished table of scores with its record, {Path(path).name}.json.")
-    with Path(path).open(encoding="utf-8") as file:
-        names = pd.read_csv(file, nrows=0).columns
-    kinds = {name: int if name in _WHOLE or name[:5] in ("morf_", "lerf_") else float for name in names}
-    kinds |= {"explainer": str, "image": str}
-    table = pd.read_csv(path, dtype=kinds, keep_default_na=False)
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        table = _table(file)
     table.attrs["failed"] = [tuple(entry[1:]) for entry in record["failed"]]
     return table
+
+
+def _table(file):
+    """A table from an open file of CSV."""
+    names = pd.read_csv(file, nrows=0).columns
+    kinds = {name: int if name in _WHOLE or name[:5] in ("morf_", "lerf_") else float for name in names}
+    file.seek(0)
+    kinds |= {"explainer": str, "image": str}
+    return pd.read_csv(file, dtype=kinds, keep_default_na=False)
 
 
 def record_of(path):

@@ -3,6 +3,7 @@
 import functools
 
 import matplotlib
+import torch
 from matplotlib import pyplot as plt
 
 METHOD_COLOURS = {
@@ -62,16 +63,29 @@ STYLE = {
 
 
 def styled(draw):
-    """Draw in the project's style and leave matplotlib's settings as they were."""
+    """Draw in the project's style and leave matplotlib's settings as they were; tensors may lie on any device."""
 
     @functools.wraps(draw)
     def wrapper(*args, **options):
+        args, options = _on_host((args, options))
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **options)
         plt.close(figure)  # shown by being returned, not twice by the notebook's inline backend
         return figure
 
     return wrapper
+
+
+def _on_host(value):
+    """The value with all tensors in it on the CPU, without a graph."""
+    if torch.is_tensor(value):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = map(_on_host, value)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    return value
 
 
 def overlay(axis, image, values, opacity=0.65):

@@ -67,6 +67,11 @@ class Job:
             raise InputError(
                 f"backbone: {self.method} cannot be built on {self.classifier.title}: give {GIVEN[self.explains]}."
             )
+        if not self.explains and self.backbone.endswith((".pt", ".safetensors")):
+            raise InputError(
+                f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
+                f"{self.backbone}: to explain what is in it choose a method as tame."
+            )
         for name in ("size", "train_count", "validation_count"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")

@@ -9,20 +9,12 @@ from pathlib import Path
 
 from .errors import InputError
 
-FULL = errno.ENOSPC, errno.EDQUOT
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
-_HELD = set()  # by this process, which its own locks do not keep out
 PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
 PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
 TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
-
-
-def table(name):
-    """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
-    path = PACKAGE / "tables" / name
-    if not path.is_file():
-        raise InputError(f"{path} is not there, though it belongs to lficam: install lficam again.")
-    return path
+FULL = errno.ENOSPC, errno.EDQUOT
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
+_HELD = set()  # by this process, which its own locks do not keep out
 
 
 def root():
@@ -31,6 +23,14 @@ def root():
         return Path(home).resolve()
     here = Path.cwd().resolve()
     return next((p for p in (here, *here.parents) if (p / "notebooks" / "profiles").is_dir()), here)
+
+
+def table(name):
+    """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
+    path = PACKAGE / "tables" / name
+    if not path.is_file():
+        raise InputError(f"{path} is not there, though it belongs to lficam: install lficam again.")
+    return path
 
 
 class _File(io.FileIO):
@@ -78,6 +78,9 @@ def atomic(path, mode="wb"):
 
 def refused(path, error):
     """The `InputError` for an `OSError` of writing to `path`."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        file = next((above for above in Path(path).parents if above.is_file()), path)
+        return InputError(f"Cannot write {path}: {file} is a file, where a folder is expected. Choose another folder.")
     kept = "; the earlier file is unchanged" if os.path.exists(path) else ""
     return InputError(f"Cannot write {path}: {error.strerror or error}{kept}. {advice(error)}")
 

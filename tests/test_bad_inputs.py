@@ -51,8 +51,9 @@ from lficam.reproduce import gpu_names
 FULL, DENIED, NAN = errno.ENOSPC, errno.EACCES, float("nan")
 Recipe, Job, small, keep = recipes.Recipe, training.Job, networks.small, checkpoints.save
 new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline, classifiers.freeze, classifiers.find
-load, own, iou = checkpoints.load, lficam.images, metrics.intersection_over_union
+load, resume, own, iou = checkpoints.load, checkpoints.resume, lficam.images, metrics.intersection_over_union
 NO_GPU, COARSE = {"CUDA_VISIBLE_DEVICES": "-1"}, torch.autocast("cpu", torch.bfloat16)
+INFERENCE, SHOT = torch.inference_mode(), Image.effect_noise((40, 40), 99).convert("RGB")
 CARD, TENSORS = {"method": "x", "backbone": "resnet-8", "num_classes": 2}, safetensors.torch.save({"a": torch.zeros(2)})
 LAMBDAS = (lambda x, _: x[:, 0], lambda x, _: x[:, 1])
 PARAMETERS = 'profile = "lab"\noutput = ""\nlr = 0.1\nepochs = 2\nname = "a"\nsteps = [1, 2]'
@@ -179,7 +180,7 @@ class Place:
 
     def photo(self, image):
         """A photo, as it is read."""
-        return photos.read_photo(self.file("x.png", image), 32)
+        return photos.read_photo(image if isinstance(image, str) else self.file("x.png", image), 32)
 
     def listed(self, *lines, **options):
         """The pixels of a list file."""
@@ -248,7 +249,6 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("backbone without its hyphen", "'resnet20'", lambda p: new("abn", "resnet20", 10)),
     ("backbone of no such depth", "resnet-21", lambda p: new("abn", "resnet-21", 10)),
     ("option misspelt", "'dropot'", lambda p: new("plain", "wrn-10-1", 10, dropot=0.1)),
-    ("option of the wrong value", "'relu'", lambda p: new("lfi-cam", "resnet-8", 10, fin="relu")),
     ("weights of torchvision misspelt", "'DEFUALT'", lambda p: new("plain", "resnet18", 10, weights="DEFUALT")),
     ("one class", "num_classes", lambda p: new("plain", "resnet-8", 1)),
     ("classes as text", "num_classes", lambda p: new("plain", "resnet-8", "10")),
@@ -269,16 +269,12 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("weight of a loss NaN", "variation", lambda p: attach(p.net, "tame", variation=NAN)),
     ("choice of TAME misspelt", "'all'", lambda p: attach(p.net, "tame", masks="all")),
     ("L-CAM of feature maps on tokens", "l-cam-fm", lambda p: attach(p.vit.classifier, "l-cam-fm")),
-    ("layer of a baseline misspelt", "'thrid'", lambda p: base(p.net, "grad-cam", "thrid")),
     ("layer of a baseline by number", "3", lambda p: base(p.net, "grad-cam", 3)),
     ("no classifier", "rise", lambda p: base(None, "rise")),
     ("no masks", "masks", lambda p: base(p.net, "rise", masks=0)),
-    ("masks as text", "masks", lambda p: base(p.net, "rise", masks="many")),
     ("keep of zero", "keep", lambda p: base(p.net, "rise", keep=0)),
     ("keep as text", "keep", lambda p: base(p.net, "rise", keep="half")),
     ("seed as text", "seed", lambda p: base(p.net, "rise", masks=8, seed="one")),
-    ("masks of no batch", "batch_size", lambda p: base(p.net, "score-cam", batch_size=0)),
-    ("protocol misspelt", "'torch-cam'", lambda p: base(p.net, "score-cam", protocol="torch-cam")),
     ("own map of a foreign network", "own", lambda p: base(p.net, "own")),
     ("classifier misspelt", "'resnet5'", lambda p: find("resnet5", "random")),
     ("classifier of timm", "timm", lambda p: find("timm/resnet5")),
@@ -290,7 +286,6 @@ REFUSED = [  # kind, word that the sentence holds, try
     # networks
     ("a network of one class", "Small", lambda p: freeze(small(1), size=32)),
     ("5 outputs with 2 names", "classes", lambda p: freeze(small(), size=32, classes=("a", "b"))),
-    ("names of classes as one text", "classes", lambda p: freeze(small(), size=32, classes="abcd")),
     ("a name for a network", "str", lambda p: freeze("resnet18")),
     ("a function for a network", "function", lambda p: base(lambda x: x, "rise")),
     ("a class of networks", "Small", lambda p: freeze(networks.Small)),
@@ -329,40 +324,25 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a checkpoint that holds code", "x.pt", lambda p: load(p.file("x.pt", {"model": Code(), "card": {}}))),
     ("weights that hold code", "x.pth", lambda p: find("resnet18", p.file("x.pth", {"model": Code()}))),
     ("a text file as a checkpoint", "x.pt", lambda p: load(p.file("x.pt", b"epoch,loss\n1,2\n"))),
-    ("a list as a checkpoint", "x.pt", lambda p: load(p.file("x.pt", [1, 2]))),
     ("weights as a checkpoint", "x.pt", lambda p: load(p.file("x.pt", small().state_dict()))),
     ("safetensors of something else", "x.safetensors", lambda p: load(p.file("x.safetensors", TENSORS))),
     ("a checkpoint of an unknown method", "x.pt", lambda p: load(p.file("x.pt", {"model": {}, "card": CARD}))),
     ("a checkpoint without its card", "x.pt", lambda p: load(p.file("x.pt", {"model": {}, "card": {}}))),
     ("an explainer as a classifier", "tame.pt", lambda p: find(p.saved("tame.pt"))),
-    (
-        "an explainer whose classifier is gone",
-        "plain.pt",
-        lambda p: load((p.saved("tame.pt"), os.unlink("plain.pt"))[0]),
-    ),
+    ("an explainer without its classifier", "plain.pt", lambda p: load((p.saved("tame.pt"), os.unlink("plain.pt"))[0])),
     ("an explainer on another classifier", "tame.pt", lambda p: load(p.saved("tame.pt"), classifier=p.lfi)),
     ("an explainer on other strides", "tame.pt", lambda p: strided(p)),
-    (
-        "resumed as another model",
-        "x.pt",
-        lambda p: checkpoints.resume(p.abn, None, Path(p.saved("x.pt", p.plain)), "cpu"),
-    ),
+    ("resumed as another model", "x.pt", lambda p: resume(p.abn, None, Path(p.saved("x.pt", p.plain)), "cpu")),
     ("the authors' weights of another method", "abn", lambda p: p.convert(p.plain.state_dict())),
     ("the authors' weights that hold code", "a.pth", lambda p: p.convert({"state_dict": Code()})),
-    ("the authors' weights in an empty file", "a.pth", lambda p: p.convert(b"")),
     ("a full disk, a checkpoint", "space", lambda p: under(failing("os.fsync", FULL), p.saved)),
     ("a folder that may not be written", "denied", lambda p: under(failing("pathlib.Path.mkdir", DENIED), p.saved)),
     ("a file where a folder is expected", "x.txt", lambda p: keep(p.file("x.txt") + "/best.pt", {})),
     # data
     ("data set misspelt", "'photo_digits'", lambda p: data.load("photo_digits", "train")),
     ("split misspelt", "'testing'", lambda p: data.load("photo-digits", "testing")),
-    ("recipe of data misspelt", "'explain'", lambda p: data.load("photo-digits", "test", recipe="explain")),
     ("count of zero", "count", lambda p: data.load("photo-digits", "test", count=0)),
-    ("count negative", "count", lambda p: data.load("photo-digits", "test", count=-4)),
-    ("count huge", "1000000000", lambda p: data.load("photo-digits", "test", count=10**9)),
-    ("count as text", "count", lambda p: data.load("photo-digits", "test", count="all")),
     ("size huge", "10000", lambda p: data.load("photo-digits", "test", size=10000)),
-    ("size as a pair", "size", lambda p: data.load("photo-digits", "test", size=(32, 32))),
     ("size of CIFAR", "64", lambda p: data.load("cifar10", "test", size=64)),
     ("CIFAR that is not there", "cifar10", lambda p: data.load("cifar10", "test")),
     ("a list for built-in data", "photo-digits", lambda p: data.load("photo-digits", "test", list_file="x.txt")),
@@ -380,15 +360,11 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a broken link in a class folder", "gone.jpg", lambda p: p.read(linked(p.folder(), "cat/gone.jpg"))),
     ("a photo of no bytes", "x.jpg", lambda p: p.read(p.folder(("cat/x.jpg", b"")))),
     ("text called .jpg", "x.jpg", lambda p: p.read(p.folder(("cat/x.jpg", b"not a photo")))),
-    (
-        "a photo cut short",
-        "cat0.jpg",
-        lambda p: p.read(Path(p.damaged(p.folder() + "/cat/cat0.jpg", cut=True)).parents[1]),
-    ),
+    ("a photo cut short", "x.jpg", lambda p: p.photo(p.damaged(p.file("x.jpg", SHOT), cut=True))),
     (
         "a photo that may not be read",
-        ".jpg",
-        lambda p: under(failing("PIL.Image.open", DENIED), lambda: p.read(p.folder())),
+        "x.jpg",
+        lambda p: under(failing("PIL.Image.open", DENIED), lambda: p.photo("x.jpg")),
     ),
     ("a list that is not there", "nowhere.txt", lambda p: p.read(p.folder(), list_file="nowhere.txt")),
     ("an empty list", "list.txt", lambda p: p.listed()),
@@ -396,22 +372,17 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a list without labels", "list.txt:1", lambda p: p.listed("cat/cat0.jpg")),
     ("a list with a negative label", "list.txt:1", lambda p: p.listed("cat/cat0.jpg -1")),
     ("a list with a label beyond the classes", "list.txt:1", lambda p: p.listed("cat/cat0.jpg 9", num_classes=3)),
-    ("a list with a file twice", "list.txt:2", lambda p: p.listed("cat/cat0.jpg 0", "cat/cat0.jpg 0")),
     ("a list with a bare name of two folders", "same.jpg", lambda p: doubled(p)),
     ("a list that is a photo", "cat0.jpg", lambda p: p.read(p.folder(), list_file="photos/cat/cat0.jpg")),
     # pixels and labels of one's own
     ("own pixels of 0..255", "[0, 1]", lambda p: own(p.pixels * 255, [0, 1])),
-    ("own pixels with NaN", "[0, 1]", lambda p: own(p.pixels * NAN, [0, 1])),
     ("own pixels as int64", "int64", lambda p: own((p.pixels * 255).long(), [0, 1])),
     ("own pixels with channels last", "(2, 32, 32, 3)", lambda p: own(p.pixels.permute(0, 2, 3, 1), [0, 1])),
-    ("no own pixels", "(0, 3, 32, 32)", lambda p: own(p.pixels[:0], [])),
     ("own pixels as a path", "pixels", lambda p: own("photos", [0, 1])),
     ("own labels of another length", "labels", lambda p: own(p.pixels, [0, 1, 2])),
-    ("own labels as floats", "labels", lambda p: own(p.pixels, [0.0, 1.0])),
-    ("own labels negative", "labels", lambda p: own(p.pixels, [0, -1])),
+    ("own labels negative", "-1", lambda p: own(p.pixels, [0, -1])),
     ("own labels as names", "labels", lambda p: own(p.pixels, ["cat", "dog"])),
     ("own labels beyond the names", "labels", lambda p: own(p.pixels, [0, 2], ["cat", "dog"])),
-    ("own masks of another size", "masks", lambda p: own(p.pixels, [0, 1], masks=p.pixels[:, 0, ::2])),
     ("own mean of two numbers", "mean", lambda p: own(p.pixels, [0, 1], mean=(0.5, 0.5))),
     ("own pad negative", "pad", lambda p: own(p.pixels, [0, 1], pad=-1)),
     # scores
@@ -426,64 +397,48 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("images as a path", "str", lambda p: p.score(images="photos")),
     ("images as a tensor", "Tensor", lambda p: p.score(images=p.pixels)),
     ("a table of other settings", "s.csv", lambda p: (p.score(path="s.csv"), p.score(path="s.csv", fractions=(0.5,)))),
-    ("a foreign table", "s.csv", lambda p: p.score(path=p.file("s.csv", b"a,b\n1,2\n"))),
     ("a table that was changed", "s.csv", lambda p: p.score(path=(p.score(path="s.csv"), p.file("s.csv", b"a"))[1])),
     ("a table on a full disk", "s.csv", lambda p: under(failing("os.fsync", FULL), lambda: p.score(path="s.csv"))),
     ("a table in a file", "x.txt", lambda p: p.score(path=p.file("x.txt") + "/s.csv")),
     ("shard out of range", "(2, 2)", lambda p: p.score(shard=(2, 2))),
-    ("shard as text", "'1/2'", lambda p: p.score(shard="1/2")),
     ("more shards than images", "99", lambda p: p.score(shard=(0, 99))),
     ("fraction of zero", "fractions", lambda p: p.score(fractions=(0,))),
     ("fraction in percent", "fractions", lambda p: p.score(fractions=(100, 50, 15))),
-    ("fractions as text", "fractions", lambda p: p.score(fractions="half")),
-    ("steps of zero", "steps", lambda p: p.score(steps=0)),
     ("more steps than pixels", "steps", lambda p: p.score(measures=["insertion"], steps=10**5)),
-    ("scores in batches of zero", "batch_size", lambda p: p.score(batch_size=0)),
     ("measure misspelt", "'deltion'", lambda p: p.score(measures=["deltion"])),
     ("precision misspelt", "'fp16'", lambda p: p.score(precision="fp16")),
     ("workers negative", "workers", lambda p: p.score(workers=-1)),
     ("compared by no such measure", "'AD 20'", lambda p: scoring.compare(p.score(), "AD 20")),
-    ("compared with no such explainer", "'grad'", lambda p: scoring.compare(p.score(), "AD 15", "grad")),
     ("shards that are not there", "nowhere.csv", lambda p: shards.merge(["nowhere.csv"], "all.csv")),
     (
         "shards that are not all",
         "2/2",
-        lambda p: shards.merge([p.score(path="a.csv", shard=(0, 2)) is None or "a.csv"], "b.csv"),
+        lambda p: (p.score(path="a.csv", shard=(0, 2)), shards.merge(["a.csv"], "b.csv")),
     ),
     # metrics
     ("maps of another size than masks", "(2, 16, 32)", lambda p: iou(p.pixels[:, 0, ::2], p.pixels[:, 0] > 0.5)),
     ("threshold on the scale 0..255", "100", lambda p: iou(p.pixels[:, 0], p.pixels[:, 0] > 0.5, 100)),
     ("masks as floats", "float32", lambda p: iou(p.pixels[:, 0], p.pixels[:, 0])),
-    ("masks as floats, pointing game", "float32", lambda p: metrics.pointing_game(p.pixels[:, 0], p.pixels[:, 0])),
     ("maps with NaN", "NaN", lambda p: metrics.sparsity(p.pixels[:, 0] * NAN)),
     ("overlap of maps with NaN", "NaN", lambda p: iou(p.pixels[:, 0] * NAN, p.pixels[:, 0] > 0.5)),
     ("energy of negative maps", "negative", lambda p: metrics.energy_in_mask(-p.pixels[:, 0], p.pixels[:, 0] > 0.5)),
     ("labels that have no logits", "7", lambda p: metrics.correct(torch.rand(2, 5), torch.tensor([1, 7]))),
     ("top of no classes", "k", lambda p: metrics.correct(torch.rand(2, 5), torch.tensor([1, 2]), k=0)),
     ("the top 15 of 1", "15", lambda p: faithfulness.keep_top(p.pixels[:, 0], 15)),
-    ("the top of maps beyond 1", "[0, 1]", lambda p: faithfulness.keep_top(p.pixels[:, 0] * 255, 0.5)),
     ("drops of another number of images", "(3,)", lambda p: faithfulness.average_drop(torch.rand(2), torch.rand(3))),
     ("gain of logits", "probabilities", lambda p: faithfulness.average_gain(torch.ones(1) * 3, torch.ones(1) * -2)),
-    ("a curve of one score", "(2, 1)", lambda p: faithfulness.curve_area(torch.rand(2, 1))),
     ("ROAD without a pixel left", "removed", lambda p: faithfulness.road_impute(p.pixels, p.pixels[:, 0] > -1)),
-    ("maps of fewer images", "(1, 32, 32)", lambda p: faithfulness.masked_images(p.pixels, p.pixels[:1, 0])),
-    ("maps finished to no size", "size", lambda p: maps.finish(p.pixels[:, 0], 0)),
     ("maps finished with channels", "(2, 3, 32, 32)", lambda p: maps.finish(p.pixels, 64)),
     # trainings
     ("epochs of zero", "epochs", lambda p: Recipe(epochs=0)),
     ("epochs as text", "epochs", lambda p: Recipe(epochs="ten")),
     ("epochs as a fraction", "epochs", lambda p: Recipe(epochs=1.5)),
-    ("batch size negative", "batch_size", lambda p: Recipe(batch_size=-8)),
-    ("learning rate of zero", "lr", lambda p: Recipe(lr=0)),
     ("learning rate NaN", "lr", lambda p: Recipe(lr=NAN)),
     ("learning rate as YAML reads it", "write 0.001", lambda p: Recipe(lr="1e-3")),
     ("momentum of 2", "momentum", lambda p: Recipe(momentum=2.0)),
     ("weight decay negative", "weight_decay", lambda p: Recipe(weight_decay=-1e-4)),
     ("gamma negative", "gamma", lambda p: Recipe(gamma=-0.1)),
     ("seed negative", "seed", lambda p: Recipe(seed=-1)),
-    ("milestones out of order", "milestones", lambda p: Recipe(milestones=(20, 10))),
-    ("precision of a recipe misspelt", "'fp16'", lambda p: Recipe(precision="fp16")),
-    ("schedule misspelt", "'cosine'", lambda p: Recipe(schedule="cosine")),
     ("a recipe that the authors lack", "resnet-8", lambda p: recipes.authors_recipe("abn", "cifar10", "resnet-8")),
     ("method of a job misspelt", "'lficam'", lambda p: Job("lficam", "resnet-8")),
     ("an explainer of an explainer", "tame", lambda p: Job("tame", Job("tame", Job("plain", "resnet-8")))),
@@ -508,7 +463,6 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a notebook that was run", "01_toy", lambda p: p.prepare(tag="injected-parameters")),
     ("a notebook that is no JSON", "01_toy", lambda p: p.prepare(content=b"x")),
     ("a parameter that is computed", "half", lambda p: p.prepare(parameters=PARAMETERS + "\nhalf = lr / 2")),
-    ("override misspelt", "'epohs'", lambda p: p.prepare(overrides={"epohs": 1})),
     ("notebook misspelt", "'01_tyo'", lambda p: p.prepare(name="01_tyo")),
     ("profile misspelt", "'smok'", lambda p: p.prepare(profile="smok")),
     ("a graph of no profile", "'smok'", lambda p: p.notebook() or plan.collect("smok")),
@@ -521,8 +475,8 @@ TRAIN = "train --method plain --backbone resnet-8 --count 16 --epochs 1 --batch-
 TAME = "train --method tame --classifier {plain} --count 16 --epochs 1 --batch-size 8"
 SCORE = "score --classifier {plain} --dataset photo-digits --count 4"
 COMMANDS = [  # word that the sentence holds, command line
-    ("evalute", "evalute {plain}"),
-    ("--epocs", "train --method plain --backbone resnet-8 --epocs 3"),
+    ("'evaluate'", "evalute {plain}"),
+    ("'--epochs'", "train --method plain --backbone resnet-8 --epocs 3"),
     ("--method", "train --backbone resnet-8"),
     ("--classifier", "train --method plain --backbone resnet-8 --classifier resnet18"),
     ("'ten'", "train --method plain --backbone resnet-8 --epochs ten"),
@@ -530,9 +484,7 @@ COMMANDS = [  # word that the sentence holds, command line
     ("'lfi'", "train --method lfi --backbone resnet-8"),
     ("'photodigits'", f"{TRAIN} --dataset photodigits"),
     ("count", "train --method plain --backbone resnet-8 --count 0"),
-    ("count", "train --method plain --backbone resnet-8 --count -5"),
     ("size", f"{TRAIN} --size 0"),
-    ("size", f"{TRAIN} --size 8"),
     ("10000", "train --method plain --backbone resnet-8 --size 10000"),
     ("epochs", f"{TRAIN} --epochs 0"),
     ("batch", f"{TRAIN} --batch-size -1"),
@@ -564,7 +516,6 @@ COMMANDS = [  # word that the sentence holds, command line
     ("no image", "explain {home} --checkpoint {tame}"),
     ("'wolf'", "explain {shot} --checkpoint {tame} --target wolf"),
     ("'99'", "explain {shot} --checkpoint {tame} --target 99"),
-    ("size", "explain {shot} --checkpoint {tame} --size 0"),
     ("--checkpoint", "explain {shot}"),
     ("--checkpoint", "explain {shot} --method tame --classifier {plain}"),
     ("'gradcam'", "explain {shot} --method gradcam --classifier {plain}"),
@@ -601,7 +552,6 @@ COMMANDS = [  # word that the sentence holds, command line
     ("classes", "convert {weights} --method plain --backbone resnet-8 --num-classes 7"),
     ("'02_toy'", "run 02_toy --profile smoke"),
     ("'smok'", "run 01_toy --profile smok"),
-    ("'epohs'", "run 01_toy --profile smoke --set epohs=1"),
     ("NAME=VALUE", "run 01_toy --profile smoke --set epochs"),
     ("write 0.001", "run 01_toy --profile smoke --set lr=1e-3"),
     ("timeout", "run 01_toy --profile smoke --timeout 0"),
@@ -670,22 +620,14 @@ ACCEPTED = [  # kind, what comes out, what has to come out
     ("a network in bfloat16", lambda p: or_refused(p, small().bfloat16, "bfloat16"), BY_RISE),
     ("a traced network", lambda p: or_refused(p, lambda: traced(p), "jit"), BY_RISE),
     ("a network in nn.DataParallel", lambda p: or_refused(p, lambda: nn.DataParallel(small()), "-"), BY_RISE),
-    (
-        "frozen in inference mode",
-        lambda p: under(torch.inference_mode(), lambda: or_refused(p, small, "inference_mode")),
-        BY_RISE,
-    ),
-    ("Grad-CAM in inference mode", lambda p: under(torch.inference_mode(), lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
+    ("frozen in inference mode", lambda p: under(INFERENCE, lambda: or_refused(p, small, "inference_mode")), BY_RISE),
+    ("Grad-CAM in inference mode", lambda p: under(INFERENCE, lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
     ("Grad-CAM under autocast", lambda p: under(COARSE, lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
     ("RISE under autocast", lambda p: under(COARSE, lambda: p.rise(p.pixels, [0, 1])), BY_RISE),
     ("ties in bfloat16", lambda p: metrics.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(), 1),
     ("scores of what was randomised", lambda p: randomised(p), True),
     ("a ViT randomised", lambda p: trained_parts(), []),
-    (
-        "a table that is finished",
-        lambda p: (p.score(path="s.csv"), p.score(path="s.csv"))[1].image[0],
-        "own/train/00000",
-    ),
+    ("a table that is finished", lambda p: [len(p.score(path="s.csv")) for _ in range(2)], [6, 6]),
     ("a full disk, the earlier file", lambda p: earlier(p), b"earlier"),
     ("no GPU by CUDA_VISIBLE_DEVICES", lambda p: under(mock.patch.dict(os.environ, NO_GPU), gpu_names), []),
 ]
@@ -792,7 +734,7 @@ ADVICE = re.compile(
 HALF = re.compile(
     r"Traceback|Errno|object at 0x|<function|<lambda>|<class '|\w(?:Error|Exception)\b|size mismatch|mat1|weights_only|"
     r"Weights only|npickl|magic number|torch\.load|torch\.Size|\bNone (?:None|with)|tensor\(|should be the same|"
-    r"miniz|zip archive|invalid (?:int|float) value|\n",
+    r"miniz|zip archive|: \.|invalid (?:int|float) value|\n",
 )
 PYTHON = re.compile(r"(?<![-\w])(classifier|size|count|root|labels|num_classes|batch_size|fresh|align)=")
 

@@ -251,7 +251,7 @@ def test_run_all_goes_on_and_checks_first(home, capsys):
     ("failure", "code", "words"),
     [
         (OSError(28, "No space left on device"), 2, "cannot write in .*: No space left on device"),
-        (OSError(24, "Too many open files"), 2, r"^01_toy: \[Errno 24\] Too many open files\.$"),
+        (OSError(24, "Too many open files"), 2, r"^01_toy: OSError: Too many open files\.$"),
         (RuntimeError("Kernel didn't respond"), 3, "the kernel does not answer; Kernel didn't respond"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -101,7 +101,7 @@ def test_a_file_holds_the_table_and_is_found_again(tmp_path, whole):
     assert path.read_bytes() == whole
     assert left(path.parent) == ["scores.csv", "scores.csv.json"]
     plain = scoring.score(explainers, images, batch_size=4)
-    pd.testing.assert_frame_equal(table, plain, rtol=1e-8)
+    pd.testing.assert_frame_equal(table, plain, check_exact=True)
     assert table.attrs["failed"] == plain.attrs["failed"] == []
     record = json.loads((path.parent / "scores.csv.json").read_text())
     assert record["configuration"]["batch_size"] == 4
@@ -645,6 +645,18 @@ def test_what_has_no_content_is_refused(tmp_path, value):
     with pytest.raises(InputError, match=r"A (lock|generator) of an explainer cannot be .* score without a path"):
         scoring.score(explainers | {"mine": Holds(value)}, images, tmp_path / "a.csv")
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "l-cam-img"])
+def test_an_explainer_inside_of_another(method):
+    """What it counts is no part of it; its classifier is."""
+    make = lficam.baseline if method == "grad-cam" else functools.partial(lficam.attach, layers=["conv"])
+    inner = [make(freeze(Net(), size=32), method) for _ in range(2)]
+    if method != "grad-cam":
+        inner[1].load_state_dict(inner[0].state_dict())
+    found = [describe(Holds([one])) for one in inner]
+    inner[0](torch.rand(2, 3, 32, 32))
+    assert describe(Holds([inner[0]])) == found[0] != found[1]
 
 
 def test_functions_that_call_each_other():

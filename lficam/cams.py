@@ -55,9 +55,15 @@ class Baseline:
 
     attribute = __call__
 
+    def of(self, classifier):
+        """The same explainer on a copy of its classifier."""
+        other = copy.copy(self)
+        other.classifier = classifier
+        return other
+
     def _once(self):
         """The explainer for one call, with a count of its own, which is shown as that of the explainer called."""
-        once = copy.copy(self)
+        once = self.of(self.classifier)
         once._shown, once.counted = self, 0
         once._count(0)
         return once

@@ -141,7 +141,8 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
     classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
     three; by default ImageNet's) and returns logits (B, K), or an object that has `.logits`.
     size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
-    Raises `InputError` for a module that is no classifier of such images.
+    Raises `InputError` for a module that is no classifier of such images, of torch.jit, or of less than single
+    precision, and for names that are not one a class.
     """
     if isinstance(classifier, Frozen):
         for name, value in {"mean": mean, "std": std}.items():

@@ -113,7 +113,7 @@ def _model_commands(commands):
     command = _command(commands, train_model, "train", "train a classifier, or an explainer of one; continue if cut")
     _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
-    command.add_argument("--compile", default="auto", help="auto (default: where it is measured to pay), on or off")
+    command.add_argument("--compile", action="store_true", help="compile the steps (torch.compile), for long trainings")
     text = "of several processes, batch norm sees its own part of a batch"
     command.add_argument("--no-sync-batch-norm", action="store_false", dest="sync_batch_norm", help=text)
     again = command.add_mutually_exclusive_group()

@@ -113,23 +113,14 @@ def world():
     return _current
 
 
-class Together:
-    """How the steps of a training on several processes are taken, in the place of `speed.Pace`: gradients averaged."""
-
-    def __init__(self, model, sync_batch_norm=True):
-        if sync_batch_norm:
-            synchronise(model)
-        device = next(model.parameters()).device
-        devices = [device] if device.type == "cuda" else None
-        # A static graph: layers that are never used, as ABN's ResNeXt has, need no search in every step.
-        self.loss = nn.parallel.DistributedDataParallel(Loss(model), devices, static_graph=True)
-
-    def start_epoch(self):
-        pass
-
-    def take(self, step, full=True):  # noqa: ARG002 - nothing is compiled
-        """The result of `step(loss)`."""
-        return step(self.loss)
+def together(model, sync_batch_norm=True):
+    """What several processes call in the place of `model.loss`: gradients are averaged."""
+    if sync_batch_norm:
+        synchronise(model)
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else None
+    # A static graph: layers that are never used, as ABN's ResNeXt has, need no search in every step.
+    return nn.parallel.DistributedDataParallel(Loss(model), devices, static_graph=True)
 
 
 class Loss(nn.Module):

@@ -32,9 +32,7 @@ class Masked(Baseline):
         self.space = choose("space", space, SPACES)
 
     def _once(self):
-        once = super()._once()
-        once.classifier = channels_last(self.classifier)
-        return once
+        return super()._once().of(channels_last(self.classifier))
 
     def _canvas(self, pixels):
         return self.classifier.normalise(pixels) if self.space == "normalised" else pixels

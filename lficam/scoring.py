@@ -5,6 +5,7 @@ rows = summary(table)                       # means with 95 % intervals, a row p
 compare(table, "AD 15")                     # every explainer against the best one, image by image
 """
 
+import functools
 import itertools
 import statistics
 import time
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from . import faithfulness, results, streaming
+from .cams import Baseline
 from .configuration import configuration, identity, sha256
 from .data import Images, batches
 from .errors import InputError, choose
@@ -81,12 +83,7 @@ def score(
         if table is not None:
             return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
-            try:
-                return _fill(part, plan, explainers, classifier, mine, **options)
-            except KeyboardInterrupt:
-                kept = f"{min(part.done * batch_size, len(mine))} of {len(mine)} images are kept in {part.path}"
-                how = "the same command continues after them (not with fresh, --fresh)"
-                raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
+            return _fill(part, plan, explainers, classifier, mine, **options)
 
 
 def _classifier(explainers):
@@ -134,7 +131,9 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
     rest = images.subset(range(start, len(images))) if start else images
     device, failed = classifier.normalise.mean.device, []
     parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
-    classifier = channels_last(classifier)
+    laid = functools.cache(channels_last)
+    explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
+    classifier = laid(classifier)
     with Progress(len(images), "scoring", min(start, len(images))) as progress:
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
@@ -157,6 +156,11 @@ def _told(table, classifier, images):
     if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
         say(text)
     return table
+
+
+def _has_layout(explainer):
+    """Whether its classifier's weights may lie channels last: what is not ours may hold on to its own."""
+    return isinstance(explainer, Baseline) and explainer.classifier is not None
 
 
 def _report(failed, images):

@@ -12,8 +12,6 @@ import io
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -74,8 +72,12 @@ class Part:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.file.close()
+        if kind is KeyboardInterrupt:
+            kept = f"{self.done} batches of {self.config['batch_size']} images are kept in {self.path}"
+            how = "the same command continues after them (not with fresh, --fresh)"
+            raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
 
     def _resume(self, fresh):
         good = 0
@@ -126,16 +128,13 @@ class Part:
         if not self.rows:
             self.path.unlink()
             raise nothing(self.failed)
-        with workspace.atomic(self.final, "w") as file, contextlib.ExitStack() as stack:
-            place = {"mode": "w+", "encoding": "utf-8", "newline": "", "dir": self.final.parent}
-            rows = {name: stack.enter_context(tempfile.TemporaryFile(**place)) for name in self.config["order"]}
-            for entry in self._batches():  # once through, and no table in memory
-                for name, text in entry["rows"].items():
-                    rows[name].write(text)
+        rows = {name: [] for name in self.config["order"]}
+        for entry in self._batches():
+            for name, text in entry["rows"].items():
+                rows[name].append(text)
+        with workspace.atomic(self.final, "w") as file:
             file.write(_text(pd.DataFrame(columns=entry["columns"])))
-            for own in rows.values():
-                own.seek(0)
-                shutil.copyfileobj(own, file)
+            file.writelines(itertools.chain(*rows.values()))
         leave_record(self.final, self.config, self.failed)
         self.path.unlink()
         return read(self.final)

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -621,9 +622,9 @@ ACCEPTED = [  # kind, what comes out, what has to come out
     ("a traced network", lambda p: or_refused(p, lambda: traced(p), "jit"), BY_RISE),
     ("a network in nn.DataParallel", lambda p: or_refused(p, lambda: nn.DataParallel(small()), "-"), BY_RISE),
     ("frozen in inference mode", lambda p: under(INFERENCE, lambda: or_refused(p, small, "inference_mode")), BY_RISE),
-    ("Grad-CAM in inference mode", lambda p: under(INFERENCE, lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
-    ("Grad-CAM under autocast", lambda p: under(COARSE, lambda: p.grad(p.pixels, [0, 1])), BY_GRAD),
-    ("RISE under autocast", lambda p: under(COARSE, lambda: p.rise(p.pixels, [0, 1])), BY_RISE),
+    ("Grad-CAM in inference mode", lambda p: under(INFERENCE, partial(p.grad, p.pixels, [0, 1])), BY_GRAD),
+    ("Grad-CAM under autocast", lambda p: under(COARSE, partial(p.grad, p.pixels, [0, 1])), BY_GRAD),
+    ("RISE under autocast", lambda p: under(COARSE, partial(p.rise, p.pixels, [0, 1])), BY_RISE),
     ("ties in bfloat16", lambda p: metrics.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(), 1),
     ("scores of what was randomised", lambda p: randomised(p), True),
     ("a ViT randomised", lambda p: trained_parts(), []),

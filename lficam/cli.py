@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import time
 
@@ -21,8 +22,9 @@ def main(argv=None):
         import argcomplete
 
         argcomplete.autocomplete(parser())
-    arguments = parser().parse_args(argv)
+    arguments, rest = parser().parse_known_args(argv)
     try:
+        _check_rest(arguments, rest)
         if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
             from .errors import InputError
 
@@ -46,11 +48,40 @@ def main(argv=None):
         return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as all of lficam does."""
+
+    def error(self, message):
+        from .errors import InputError, choose
+
+        option, _, what = message.removeprefix("argument ").partition(": ")
+        kind, _, given = what.removeprefix("invalid ").partition(" value: ")
+        if given:
+            message = f"{option}: expected a {'whole ' * (kind == 'int')}number, got {given}"
+        if what.startswith("invalid choice: "):
+            try:
+                choose("command", what.split("'")[1], dict.fromkeys(what.split("'")[3::2]))
+            except InputError as error:
+                self.exit(2, f"lficam: {error}\n")
+        self.exit(2, f"lficam: {message}; see `{self.prog} --help`.\n")
+
+
+def _check_rest(arguments, rest):
+    """Raise `InputError` for what the command does not know."""
+    if rest:
+        from .errors import InputError, choose
+
+        name, known = rest[0].partition("=")[0], re.findall(r"--[\w-]+", arguments.usage)
+        if name.startswith("-"):
+            choose("option", name, dict.fromkeys(known))
+        raise InputError(f"{rest[0]} is one argument too many: leave it out, or put what holds spaces into quotes.")
+
+
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
     from . import __version__, cli_explain, cli_explore, cli_graph, cli_report, cli_score
 
-    top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
+    top = _Parser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -72,6 +103,8 @@ def parser():
     _model_commands(commands)
     for part in (cli_explain, cli_explore, cli_score, cli_report, cli_graph):
         part.add_commands(commands, _command)
+    for command in commands.choices.values():
+        command.set_defaults(usage=command.format_usage())
     return top
 
 
@@ -272,7 +305,12 @@ def evaluate_model(arguments):
     from .training import best_device
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
-    job = (checkpoints.read(arguments.checkpoint).get("settings") or {}).get("job", {})
+    content = checkpoints.read(arguments.checkpoint, lazily=True)
+    if "classifier" in content["card"]:
+        raise InputError(
+            f"{arguments.checkpoint} is an explainer, {content['card']['method']}: use `lficam score --checkpoint`."
+        )
+    job = (content.get("settings") or {}).get("job", {})
     dataset = arguments.dataset or job.get("dataset")
     if not dataset:
         raise InputError(f"{arguments.checkpoint} does not say what it was trained on: give --dataset.")
@@ -282,7 +320,10 @@ def evaluate_model(arguments):
     images = data.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
     model = checkpoints.load(arguments.checkpoint, best_device())
     if len(images.classes) != model.card["num_classes"]:
-        raise InputError(f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}.")
+        raise InputError(
+            f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}: "
+            "give a --dataset that has as many."
+        )
     predictions = predict(model, images, workers=arguments.workers)
     hits = {"top-1": correct(predictions.logits, predictions.labels)}
     if arguments.perturbation is not None:

@@ -146,7 +146,8 @@ def _check(asked):
     check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
     if asked.list_file is not None and make is not _folder:
         raise InputError(
-            f"{asked.name} takes no list of files (--list-file, list_file): imagenet, catdog and folder do."
+            f"{asked.name} takes no list of files (--list-file, list_file): leave it out; imagenet, catdog and "
+            "folder take one."
         )
     if asked.num_classes is not None and asked.list_file is None:
         raise InputError("num_classes goes with list_file only: elsewhere the data set knows its classes.")

@@ -26,6 +26,17 @@ def best_device():
     return torch.device(own if torch.cuda.is_available() else "cpu")
 
 
+def device_of(name=None):
+    """The device of that name, by default the best. Raises `InputError` for one that is not there."""
+    try:
+        device = torch.device(name or best_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"device: {name!r} is not there: choose one of {', '.join(there)}.") from error
+    return device
+
+
 def memory_format(device, size):
     """The layout in which training is fastest: channels last on GPUs and for small images (benchmarks/attention.py)."""
     return torch.channels_last if device.type != "cpu" or size <= 64 else torch.contiguous_format

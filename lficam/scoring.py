@@ -18,7 +18,7 @@ import torch
 from . import faithfulness, results, streaming
 from .cams import Baseline
 from .configuration import configuration, identity, sha256
-from .data import batches
+from .data import Images, batches
 from .errors import InputError, choose
 from .maps import finish
 from .masked import channels_last
@@ -89,7 +89,12 @@ def score(
 def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
     if not isinstance(explainers, dict) or not explainers:
-        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {str(explainers)[:60]}.")
+        given = "none" if explainers == {} else type(explainers).__name__
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {given}.")
+    for name, explainer in explainers.items():
+        if isinstance(explainer, type) or not callable(explainer):
+            given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
+            raise InputError(f"{name}: expected an explainer, as attach and baseline make it, got {given:.60}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
     classifiers = {id(classifier): classifier for classifier in reversed(found)}
     if len(classifiers) > 1:
@@ -100,16 +105,23 @@ def _classifier(explainers):
             "(a classifier's own map: baseline(classifier, 'own'))."
         )
     if len(classifiers) != 1:
-        raise InputError(f"Scores compare explainers of one classifier, got {len(classifiers)}.")
+        raise InputError(
+            f"Scores compare explainers of one classifier, got {len(classifiers)}: score those of each by themselves."
+        )
     return classifiers.popitem()[1].eval()
 
 
 def _shard(images, shard):
+    if not isinstance(images, Images):
+        given = type(images).__name__
+        raise InputError(f"images: expected a data set, of data.load or lficam.images, got {given}.")
     whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(x) is int for x in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
     if shard[1] > max(1, len(images)):
-        raise InputError(f"shard: {len(images)} images cannot be cut into {shard[1]} shards.")
+        raise InputError(
+            f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most {len(images)}."
+        )
     return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
 
 

@@ -24,13 +24,16 @@ from .attention import create
 from .distributed import joined, world
 from .errors import InputError, check_fields, choose
 from .evaluation import predict, predicted_labels
-from .loop import best_device, fit, precision_of
+from .loop import best_device, device_of, fit, precision_of
 from .metrics import one_class
 from .numerics import exact
 from .progress import say
 from .recipes import Recipe
 
 __all__ = ["Job", "Recipe", "Run", "best_device", "finished_folder", "resolve", "train"]
+
+
+GIVEN = ("the name of a backbone", "the job of a classifier: plain, abn or lfi-cam")  # for a classifier, an explainer
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,17 @@ class Job:
         check_fields(self)
         choose("method", self.method, METHODS)
         if self.classifier and (self.classifier.explains or not self.explains):
-            raise InputError(f"backbone: {self.method} cannot be built on {self.classifier.title}.")
+            raise InputError(
+                f"backbone: {self.method} cannot be built on {self.classifier.title}: give {GIVEN[self.explains]}."
+            )
+        if not self.explains and self.backbone.endswith((".pt", ".safetensors")):
+            raise InputError(
+                f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
+                f"{self.backbone}: to explain what is in it choose a method as tame."
+            )
+        for name in ("size", "train_count", "validation_count"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
 
     @property
     def explains(self):
@@ -137,7 +150,7 @@ def train(job, *, device=None, fresh=False, compile=False, **options):
     """
     if not isinstance(compile, bool):
         raise InputError(f"compile: expected True or False, got {compile!r}.")
-    device = torch.device(device or best_device())
+    device = device_of(device)
     with joined(device):
         return _train(job, device, fresh, compile=compile, **options)
 

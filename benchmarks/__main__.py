@@ -13,7 +13,7 @@ import sys
 
 from benchmarks import timing
 from benchmarks.record import NAMES, keep
-from lficam.loop import best_device
+from lficam.training.loop import best_device
 
 
 def measure(name, machine, quick=False):

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 import lficam
 from benchmarks import timing
-from lficam.attention import LFIAttention
-from lficam.loop import memory_format
 from lficam.losses import classification_loss
 from lficam.maps import minmax
+from lficam.models.attention import LFIAttention
+from lficam.training.loop import memory_format
 
 MODELS = [
     ("lfi-cam", "resnet-20", 10, 32, 64),

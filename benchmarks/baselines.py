@@ -20,7 +20,7 @@ from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 import lficam
 from benchmarks import timing
-from lficam import classifiers
+from lficam.explainers import frozen
 from lficam.maps import minmax
 
 
@@ -94,7 +94,7 @@ def compare(name, explainer, reference, pixels, targets, rounds):
 
 PARSER = timing.parser("baselines", __doc__, rounds=3, size=224, images=2, masks=256)
 PARSER.add_argument("classifier", nargs="?", default="resnet18", help="a name of torchvision's")
-PARSER.add_argument("--weights", default="random", help="as `classifiers.find` takes them")
+PARSER.add_argument("--weights", default="random", help="as `frozen.find` takes them")
 PARSER.add_argument("--layer", help="by default the papers', or the like")
 QUICK = ["--size", "64", "--images", "1", "--masks", "4", "--layer", "layer1", "--rounds", "1"]
 
@@ -102,7 +102,7 @@ QUICK = ["--size", "64", "--images", "1", "--masks", "4", "--layer", "layer1", "
 def rows(given):
     """Rows of every pair."""
     torch.manual_seed(0)
-    classifier = classifiers.find(given.classifier, given.weights).to(given.device)
+    classifier = frozen.find(given.classifier, given.weights).to(given.device)
     layer = lficam.baseline(classifier, "score-cam", given.layer).layer.name
     pixels = photographs(given.images, given.size, given.device)
     with torch.no_grad():

@@ -22,10 +22,12 @@ import torch
 import lficam
 from benchmarks import timing
 from benchmarks.waits import Waits, refused
-from lficam import checkpoints, data, loop, own, resident, speed
+from lficam.data import arrays, datasets, resident
 from lficam.losses import classification_loss
+from lficam.models import checkpoints
 from lficam.numerics import exact
-from lficam.recipes import Recipe
+from lficam.training import loop, speed
+from lficam.training.recipes import Recipe
 from tests.golden_fill import fill_
 from tests.networks import TinyNet, golden_images, golden_outputs
 
@@ -120,7 +122,7 @@ def random_images(count, size=32, pad=4, mirror=True, classes=10):
     pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.randint(classes, (count,), generator=generator)
     options = {"name": "noise", "mean": (0.5,) * 3, "std": (0.25,) * 3, "pad": pad, "mirror": mirror}
-    return own.images(pixels, labels, tuple(map(str, range(classes))), **options)
+    return arrays.images(pixels, labels, tuple(map(str, range(classes))), **options)
 
 
 def images(device):
@@ -133,7 +135,7 @@ def images(device):
             yield Found("images are not on the device", 1, 0)
         for augment in (True, False):
             options = {"shuffle": True, "augment": augment, "seed": 5}
-            pairs = zip(data.batches(there, 64, **options), data.batches(part, 64, **options), strict=True)
+            pairs = zip(datasets.batches(there, 64, **options), datasets.batches(part, 64, **options), strict=True)
             wrong = sum(not all(torch.equal(a.cpu(), b) for a, b in zip(*pair, strict=True)) for pair in pairs)
             yield Found(f"batches that differ, mirror {mirror}, augment {augment}", wrong, 0)
 
@@ -210,7 +212,10 @@ def compiled(device):
 
 def resume(device):
     """Weights of two epochs in one go and in two, of a deterministic recipe."""
-    train, validation = data.load("photo-digits", "train", count=64), data.load("photo-digits", "validation", count=40)
+    train, validation = (
+        datasets.load("photo-digits", "train", count=64),
+        datasets.load("photo-digits", "validation", count=40),
+    )
     for method in ("plain", "abn", "lfi-cam"):
         recipe = dataclasses.replace(RECIPE, precision="auto", deterministic=True)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

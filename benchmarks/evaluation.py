@@ -21,7 +21,8 @@ import torch.nn.functional as F
 import lficam
 from benchmarks import timing
 from benchmarks.mechanism import Reference
-from lficam import data, faithfulness, scoring
+from lficam.data import datasets
+from lficam.metrics import faithfulness, scoring
 
 MODELS = [("tame", "resnet50"), ("tame", "vgg16"), ("l-cam-img", "resnet50"), ("l-cam-img", "vgg16")]
 LEVELS = (1.0, 0.5, 0.15)
@@ -40,7 +41,7 @@ class Authors(Reference):
     def level(self, images, fraction):
         """AD, IC and, at 100 %, mean O / Y in percent of one run."""
         drop, rise, left = 0.0, 0, 0.0
-        for pixels, _, _ in data.batches(images, 1, device=self.normalise.mean.device):
+        for pixels, _, _ in datasets.batches(images, 1, device=self.normalise.mean.device):
             maps, logits = self.forward(pixels)
             clean, k = torch.softmax(logits, 1).max(1)
             values = maps[:, k[0]]
@@ -84,7 +85,7 @@ def ours(explainer, images, batch):
 
 @torch.inference_mode()
 def four_passes(classifier, images, batch):
-    for pixels, _, _ in data.batches(images, batch, device=classifier.normalise.mean.device):
+    for pixels, _, _ in datasets.batches(images, batch, device=classifier.normalise.mean.device):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         for _ in range(4):
             classifier(pixels)
@@ -135,7 +136,7 @@ QUICK = ["l-cam-img", "resnet18", "--images", "2", "--size", "64", "--rounds", "
 
 def rows(given):
     """Rows of every model."""
-    images = data.load("photo-digits", "test", size=given.size, count=given.images)
+    images = datasets.load("photo-digits", "test", size=given.size, count=given.images)
     images = dataclasses.replace(images, masks=None)  # no overlap with the object is measured
     for model in timing.chosen(given, MODELS):
         yield from compare(*model, images, given.batch, given.rounds, torch.device(given.device))

@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import lficam
 from benchmarks import timing
 from benchmarks.checks import random_images
-from lficam import loop, resident, speed
+from lficam.data import resident
 from lficam.errors import InputError
 from lficam.numerics import exact
-from lficam.recipes import Recipe
+from lficam.training import loop, speed
+from lficam.training.recipes import Recipe
 
 LADDER = ("host-fed float32", "resident", "channels last", "fused SGD", "bfloat16", "compiled")
 METHODS = ("plain", "abn", "lfi-cam")

@@ -31,11 +31,14 @@ import time
 import torch
 
 from benchmarks import checks, fast_path, record, timing
-from lficam import finished, run, stability, training, workspace
+from lficam import files
 from lficam.errors import InputError
-from lficam.loop import best_device
-from lficam.parameters import read_defaults
+from lficam.lab import stability
+from lficam.lab.notebooks import finished, run
+from lficam.lab.notebooks.parameters import read_defaults
 from lficam.progress import duration, say
+from lficam.training import jobs as training
+from lficam.training.loop import best_device
 
 OTHER = {"cifar10": "cifar100", "photo-digits": "photo-digits-2"}  # the second data set of "more"
 STAGES = ("check", "speed", "train", "stability", "publish", "more")
@@ -106,7 +109,7 @@ def stability_jobs(values):
 
 
 def folder():
-    return workspace.root() / "reports" / "gpu"
+    return files.root() / "reports" / "gpu"
 
 
 def check(device, smoke):
@@ -173,7 +176,7 @@ def read(name):
 
 
 def write(name, content):
-    with workspace.atomic(folder() / name, "w") as file:
+    with files.atomic(folder() / name, "w") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
 
 
@@ -190,7 +193,7 @@ def write_csv(name, rows):
     table = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)))
     table.writeheader()
     table.writerows(flat)
-    with workspace.atomic(folder() / name, "w") as file:
+    with files.atomic(folder() / name, "w") as file:
         file.write(text.getvalue())
 
 

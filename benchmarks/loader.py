@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from benchmarks import timing
-from lficam import builtin, data
-from lficam.sources import open_rgb
+from lficam.data import datasets, photo_digits
+from lficam.data.sources import open_rgb
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 97
 
 
 def make_photos(folder, count):
     """Write JPEG files of random crops of photographs, half of them mirrored, as two classes under folder/train."""
-    photos = [Image.fromarray(photo) for photo in builtin._photos()]
+    photos = [Image.fromarray(photo) for photo in photo_digits._photos()]
     dice = np.random.default_rng(0)
     for i in range(count):
         photo = photos[i % len(photos)]
@@ -43,7 +43,7 @@ def make_photos(folder, count):
 def epoch(images, batch, workers):
     """One pass with augmentation, as a training reads it."""
     seen = 0
-    for pixels, _, _ in data.batches(images, batch, shuffle=True, augment=True, seed=1, workers=workers):
+    for pixels, _, _ in datasets.batches(images, batch, shuffle=True, augment=True, seed=1, workers=workers):
         seen += len(pixels)
     if seen != len(images):
         raise SystemExit(f"{seen} of {len(images)} images came: nothing was timed.")
@@ -79,11 +79,13 @@ QUICK = ["--images", "16", "--batch", "8", "--rounds", "1", "--workers", "1"]
 def rows(given):
     """Rows of the folder, or of photographs that are made and removed again."""
     if given.folder:
-        yield from compare(data.load("folder", "train", root=given.folder, size=given.size, count=given.images), given)
+        yield from compare(
+            datasets.load("folder", "train", root=given.folder, size=given.size, count=given.images), given
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         make_photos(folder, given.images)
-        yield from compare(data.load("folder", "train", root=folder, size=given.size), given)
+        yield from compare(datasets.load("folder", "train", root=folder, size=given.size), given)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 import lficam
 from benchmarks import timing
-from lficam.loop import memory_format, set_rates, sgd, train_step
 from lficam.losses import explanation_loss
-from lficam.recipes import Recipe
+from lficam.training.loop import memory_format, set_rates, sgd, train_step
+from lficam.training.recipes import Recipe
 
 MODELS = [
     ("l-cam-img", "resnet50", 8),

@@ -4,8 +4,8 @@
     python -m benchmarks.plan --tflops 250 --gpus 1 8 64   # with the throughput that you measured
 
 FLOP of a training step (forward and backward pass, a multiply-add is two) are counted by torch on two images; epochs
-are those of lficam/tables/recipes.csv. The throughput is an assumption: what a GPU sustains, not what its data sheet
-says.
+are those of lficam/data/tables/recipes.csv. The throughput is an assumption: what a GPU sustains, not what its data
+sheet says.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import lficam
-from lficam.recipes import authors_recipe
+from lficam.training.recipes import authors_recipe
 
 IMAGES = 1_281_167  # ImageNet's training set
 MODELS = [("lfi-cam", "lfi-resnet50"), ("abn", "resnet50"), ("abn", "resnet101"), ("abn", "resnet152")]

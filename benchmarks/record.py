@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import timing
 from lficam.errors import InputError
-from lficam.workspace import atomic
+from lficam.files import atomic
 
 NAMES = ("attention", "baselines", "mechanism", "evaluation", "fast_path", "loader")
 FOLDER = Path(__file__).parent

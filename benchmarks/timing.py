@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from lficam.loop import best_device
-from lficam.results import provenance
+from lficam.lab.report.results import provenance
+from lficam.training.loop import best_device
 
 
 def parser(name, document, model=None, rounds=3, **numbers):

@@ -5,12 +5,12 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attach": "explainer",
-    "baseline": "baselines",
-    "create": "attention",
-    "explore": "explorer",
-    "images": "own",
-    "load_authors": "checkpoints",
+    "attach": "explainers.learned",
+    "baseline": "explainers.controls",
+    "create": "models.attention",
+    "explore": "lab.explore.explorer",
+    "images": "data.arrays",
+    "load_authors": "models.checkpoints",
     "InputError": "errors",
 }
 __all__ = ["InputError", "attach", "baseline", "create", "explore", "images", "load_authors"]

@@ -1,6 +1,7 @@
 """What goes into explainers and what comes out: checks of pixels and maps; the one place of min-max and upsampling.
 
-Pixels are checked where users give them (`parts.Normalise.enter`), not in the passes of masked and noisy images behind.
+Pixels are checked where users give them (`backbone.Normalise.enter`), not in the passes of masked and noisy images
+behind.
 """
 
 import contextlib

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from networks import in_threads
 
 import lficam
-from lficam.attention import ABNOutput, LFIAttention
-from lficam.authors import our_name
 from lficam.losses import classification_loss
+from lficam.models.attention import ABNOutput, LFIAttention
+from lficam.models.authors import our_name
 
 FILES = {
     "lfi_cifar_resnet20": ("lfi-cam", "resnet-20"),

@@ -9,9 +9,11 @@ from torchvision import models
 from torchvision.models import WeightsEnum, get_model
 
 import lficam
-from lficam import backbones, checkpoints, classifiers, parts
-from lficam.authors import our_name
+from lficam.explainers import frozen
 from lficam.losses import classification_loss
+from lficam.models import backbone as parts
+from lficam.models import backbones, checkpoints
+from lficam.models.authors import our_name
 
 METHODS = ("plain", "abn", "lfi-cam")
 AUTHORS_224 = {
@@ -446,7 +448,7 @@ def test_no_adaptive_pooling_runs_where_a_gpu_cannot_do_it_deterministically(poo
     explainer = lficam.attach(vgg16(), "l-cam-fm", mean=0.5, std=0.5)
     explainer.train().loss(torch.rand(2, 3, 224, 224), torch.tensor([0, 1]))[0]["total"].backward()
     assert isinstance(lficam.create("plain", "alexnet", 3).backbone.head[0], parts.AdaptivePool)
-    assert isinstance(classifiers.find("alexnet", weights="random").network.avgpool, parts.AdaptivePool)
+    assert isinstance(frozen.find("alexnet", weights="random").network.avgpool, parts.AdaptivePool)
     assert not pooled
 
 

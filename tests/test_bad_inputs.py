@@ -26,33 +26,23 @@ from PIL import Image
 from torch import nn
 
 import lficam
-from lficam import (  # fmt: skip
-    checkpoints,
-    classifiers,
-    cli,
-    convert,
-    data,
-    evaluation,
-    faithfulness,
-    lr_range,
-    maps,
-    metrics,
-    photos,
-    plan,
-    recipes,
-    run,
-    scoring,
-    shards,
-    training,
-)
-from lficam.cams import Baseline
-from lficam.explorer import explore
-from lficam.reproduce import gpu_names
+from lficam import cli, maps
+from lficam.data import datasets
+from lficam.explainers import convert, frozen
+from lficam.explainers.cams import Baseline
+from lficam.lab import photos
+from lficam.lab.explore.explorer import explore
+from lficam.lab.graph import plan
+from lficam.lab.graph.reproduce import gpu_names
+from lficam.lab.notebooks import run
+from lficam.metrics import evaluation, faithfulness, localisation, scoring, shards
+from lficam.models import checkpoints
+from lficam.training import jobs, lr_range, recipes
 
 FULL, DENIED, NAN = errno.ENOSPC, errno.EACCES, float("nan")
-Recipe, Job, small, keep = recipes.Recipe, training.Job, networks.small, checkpoints.save
-new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline, classifiers.freeze, classifiers.find
-load, resume, own, iou = checkpoints.load, checkpoints.resume, lficam.images, metrics.intersection_over_union
+Recipe, Job, small, keep = recipes.Recipe, jobs.Job, networks.small, checkpoints.save
+new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline, frozen.freeze, frozen.find
+load, resume, own, iou = checkpoints.load, checkpoints.resume, lficam.images, localisation.intersection_over_union
 NO_GPU, COARSE = {"CUDA_VISIBLE_DEVICES": "-1"}, torch.autocast("cpu", torch.bfloat16)
 INFERENCE, SHOT = torch.inference_mode(), Image.effect_noise((40, 40), 99).convert("RGB")
 CARD, TENSORS = {"method": "x", "backbone": "resnet-8", "num_classes": 2}, safetensors.torch.save({"a": torch.zeros(2)})
@@ -70,7 +60,7 @@ MADE = {  # once, when a try first asks for it
     "abn": lambda _: new("abn", "resnet-8", 10).eval(),
     "lfi": lambda _: new("lfi-cam", "resnet-8", 10).eval(),
     "images": lambda p: own(p.pixels.repeat(3, 1, 1, 1), [0, 1, 2, 3, 4, 0], [*"abcde"]),
-    "digits": lambda _: data.load("photo-digits", "test", count=6),
+    "digits": lambda _: datasets.load("photo-digits", "test", count=6),
     "callables": lambda p: callables(p),
 }
 
@@ -176,7 +166,7 @@ class Place:
 
     def read(self, root, split="train", **options):
         """All pixels of a folder of photos."""
-        images = data.load("folder", split, **{"root": root, "size": 32} | options)
+        images = datasets.load("folder", split, **{"root": root, "size": 32} | options)
         return images.pixels(range(len(images)))
 
     def photo(self, image):
@@ -208,7 +198,7 @@ class Place:
         """A training of one epoch."""
         recipe = Recipe(epochs=1, batch_size=8, milestones=(), lr=lr)
         job = Job("plain", "resnet-8", recipe=recipe, **job or {"train_count": 16, "validation_count": 16})
-        return training.train(job, device=device)
+        return jobs.train(job, device=device)
 
     def convert(self, content, method="abn"):
         """The authors' weights, converted."""
@@ -340,15 +330,15 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a folder that may not be written", "denied", lambda p: under(failing("pathlib.Path.mkdir", DENIED), p.saved)),
     ("a file where a folder is expected", "x.txt", lambda p: keep(p.file("x.txt") + "/best.pt", {})),
     # data
-    ("data set misspelt", "'photo_digits'", lambda p: data.load("photo_digits", "train")),
-    ("split misspelt", "'testing'", lambda p: data.load("photo-digits", "testing")),
-    ("count of zero", "count", lambda p: data.load("photo-digits", "test", count=0)),
-    ("size huge", "10000", lambda p: data.load("photo-digits", "test", size=10000)),
-    ("size of CIFAR", "64", lambda p: data.load("cifar10", "test", size=64)),
-    ("CIFAR that is not there", "cifar10", lambda p: data.load("cifar10", "test")),
-    ("a list for built-in data", "photo-digits", lambda p: data.load("photo-digits", "test", list_file="x.txt")),
-    ("batches of zero", "batch_size", lambda p: data.batches(p.images, 0)),
-    ("no root", "data-root", lambda p: data.load("folder", "train")),
+    ("data set misspelt", "'photo_digits'", lambda p: datasets.load("photo_digits", "train")),
+    ("split misspelt", "'testing'", lambda p: datasets.load("photo-digits", "testing")),
+    ("count of zero", "count", lambda p: datasets.load("photo-digits", "test", count=0)),
+    ("size huge", "10000", lambda p: datasets.load("photo-digits", "test", size=10000)),
+    ("size of CIFAR", "64", lambda p: datasets.load("cifar10", "test", size=64)),
+    ("CIFAR that is not there", "cifar10", lambda p: datasets.load("cifar10", "test")),
+    ("a list for built-in data", "photo-digits", lambda p: datasets.load("photo-digits", "test", list_file="x.txt")),
+    ("batches of zero", "batch_size", lambda p: datasets.batches(p.images, 0)),
+    ("no root", "data-root", lambda p: datasets.load("folder", "train")),
     ("a folder that is not there", "nowhere", lambda p: p.read("nowhere")),
     ("a file as a folder", "x.jpg", lambda p: p.read(p.file("x.jpg"))),
     ("an empty folder", "empty", lambda p: p.read(p.home / "empty" if (p.home / "empty").mkdir() is None else 0)),
@@ -357,7 +347,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("an empty class folder", "bird", lambda p: p.read(p.folder(("bird/readme.txt", b"soon")))),
     ("a class of two photos", "'cat'", lambda p: p.read(p.folder(count=2))),
     ("a class that train lacks", "bird", lambda p: split(p)),
-    ("ImageNet elsewhere", "val", lambda p: data.load("imagenet", "test", root=p.folder())),
+    ("ImageNet elsewhere", "val", lambda p: datasets.load("imagenet", "test", root=p.folder())),
     ("a broken link in a class folder", "gone.jpg", lambda p: p.read(linked(p.folder(), "cat/gone.jpg"))),
     ("a photo of no bytes", "x.jpg", lambda p: p.read(p.folder(("cat/x.jpg", b"")))),
     ("text called .jpg", "x.jpg", lambda p: p.read(p.folder(("cat/x.jpg", b"not a photo")))),
@@ -420,11 +410,15 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("maps of another size than masks", "(2, 16, 32)", lambda p: iou(p.pixels[:, 0, ::2], p.pixels[:, 0] > 0.5)),
     ("threshold on the scale 0..255", "100", lambda p: iou(p.pixels[:, 0], p.pixels[:, 0] > 0.5, 100)),
     ("masks as floats", "float32", lambda p: iou(p.pixels[:, 0], p.pixels[:, 0])),
-    ("maps with NaN", "NaN", lambda p: metrics.sparsity(p.pixels[:, 0] * NAN)),
+    ("maps with NaN", "NaN", lambda p: localisation.sparsity(p.pixels[:, 0] * NAN)),
     ("overlap of maps with NaN", "NaN", lambda p: iou(p.pixels[:, 0] * NAN, p.pixels[:, 0] > 0.5)),
-    ("energy of negative maps", "negative", lambda p: metrics.energy_in_mask(-p.pixels[:, 0], p.pixels[:, 0] > 0.5)),
-    ("labels that have no logits", "7", lambda p: metrics.correct(torch.rand(2, 5), torch.tensor([1, 7]))),
-    ("top of no classes", "k", lambda p: metrics.correct(torch.rand(2, 5), torch.tensor([1, 2]), k=0)),
+    (
+        "energy of negative maps",
+        "negative",
+        lambda p: localisation.energy_in_mask(-p.pixels[:, 0], p.pixels[:, 0] > 0.5),
+    ),
+    ("labels that have no logits", "7", lambda p: localisation.correct(torch.rand(2, 5), torch.tensor([1, 7]))),
+    ("top of no classes", "k", lambda p: localisation.correct(torch.rand(2, 5), torch.tensor([1, 2]), k=0)),
     ("the top 15 of 1", "15", lambda p: faithfulness.keep_top(p.pixels[:, 0], 15)),
     ("drops of another number of images", "(3,)", lambda p: faithfulness.average_drop(torch.rand(2), torch.rand(3))),
     ("gain of logits", "probabilities", lambda p: faithfulness.average_gain(torch.ones(1) * 3, torch.ones(1) * -2)),
@@ -447,7 +441,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a data set as None", "dataset", lambda p: Job("plain", "resnet-8", dataset=None)),
     ("a training that diverges", "plain resnet-8", lambda p: p.train(lr=1e30)),
     ("a training on a full disk", "space", lambda p: under(failing("os.fsync", FULL), p.train)),
-    ("compile misspelt", "'yes'", lambda p: training.train(Job("plain", "resnet-8"), compile="yes")),
+    ("compile misspelt", "'yes'", lambda p: jobs.train(Job("plain", "resnet-8"), compile="yes")),
     ("a device that is not there", "cuda", lambda p: p.train("cuda:7")),
     ("a device misspelt", "gpu", lambda p: p.train("gpu")),
     ("a range test of one step", "steps", lambda p: lr_range.lr_range(p.lfi, p.digits, Recipe(), steps=1)),
@@ -625,7 +619,11 @@ ACCEPTED = [  # kind, what comes out, what has to come out
     ("Grad-CAM in inference mode", lambda p: under(INFERENCE, partial(p.grad, p.pixels, [0, 1])), BY_GRAD),
     ("Grad-CAM under autocast", lambda p: under(COARSE, partial(p.grad, p.pixels, [0, 1])), BY_GRAD),
     ("RISE under autocast", lambda p: under(COARSE, partial(p.rise, p.pixels, [0, 1])), BY_RISE),
-    ("ties in bfloat16", lambda p: metrics.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(), 1),
+    (
+        "ties in bfloat16",
+        lambda p: localisation.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(),
+        1,
+    ),
     ("scores of what was randomised", lambda p: randomised(p), True),
     ("a ViT randomised", lambda p: trained_parts(), []),
     ("a table that is finished", lambda p: [len(p.score(path="s.csv")) for _ in range(2)], [6, 6]),
@@ -667,7 +665,7 @@ def gif(p):
     """How many of the photos are read where half are GIFs."""
     photo = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 40), np.uint8))
     root = p.folder(*((f"{name}/{i}.gif", photo) for name in ("cat", "dog") for i in range(4)))
-    return sum(len(p.read(root, split)) for split in data.SPLITS)
+    return sum(len(p.read(root, split)) for split in datasets.SPLITS)
 
 
 def explainer_of(p, method):
@@ -833,7 +831,7 @@ def test_commands(p, names, line, capsys):
     line = line.format(**{name: make() if name in line else "" for name, make in makers.items()})
     capsys.readouterr()
     code = 0
-    with mock.patch("lficam.training.fit", side_effect=Trained), contextlib.suppress(Trained):
+    with mock.patch("lficam.training.jobs.fit", side_effect=Trained), contextlib.suppress(Trained):
         try:
             code = cli.main(shlex.split(line))
         except SystemExit as left:

@@ -13,10 +13,13 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam import classifiers, data, features, photos, scoring
-from lficam.baselines import METHODS
+from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.explainers import features, frozen
+from lficam.explainers.controls import METHODS
+from lficam.lab import photos
 from lficam.maps import finish, minmax, upsample
+from lficam.metrics import scoring
 
 CLASSES = 5
 MAPS = 12  # of which two are equal, one is 0 and one is 1 everywhere
@@ -37,7 +40,7 @@ def small(seed=0):
             parameter.normal_(0, 0.3)
         network.last.weight[1], network.last.bias[1] = network.last.weight[0], network.last.bias[0]
         network.last.weight[2:4], network.last.bias[2], network.last.bias[3] = 0, -1, 1
-    return classifiers.freeze(network, mean=0.4, std=0.3, size=16)
+    return frozen.freeze(network, mean=0.4, std=0.3, size=16)
 
 
 def linear(weights):
@@ -46,7 +49,7 @@ def linear(weights):
     network.maps, network.flatten, network.fc = nn.Conv2d(3, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 2)
     network.maps.weight.data = torch.eye(2, 3)[:, :, None, None]
     network.fc.weight.data, network.fc.bias.data = torch.tensor(weights), torch.zeros(2)
-    return classifiers.freeze(network, mean=0, std=1, size=2)
+    return frozen.freeze(network, mean=0, std=1, size=2)
 
 
 def make(classifier, method, layer=None, **options):
@@ -72,7 +75,7 @@ def tiny_vgg():
     hidden = nn.ReLU(), nn.Dropout(0.0)
     network.classifier = nn.Sequential(nn.Linear(25088, 24), *hidden, nn.Linear(24, 24), *hidden, nn.Linear(24, 1000))
     network.load_state_dict({name: value.float() for name, value in state.items()})
-    return classifiers.freeze(network), golden_images()[:2]
+    return frozen.freeze(network), golden_images()[:2]
 
 
 # --- the authors' outputs: made low-resolution maps, min-max, upsampled (upstream), or upsampled before (lcam)
@@ -370,7 +373,7 @@ def test_ablation_where_paths_meet_in_a_concatenation(pixels):
             return self.fc(torch.cat([self.a(x).relu(), self.b(x).relu()], 1).mean((2, 3)))
 
     torch.manual_seed(0)
-    classifier = classifiers.freeze(Paths(), size=16)
+    classifier = frozen.freeze(Paths(), size=16)
     explainer = make(classifier, "ablation-cam", "a")
     assert not explainer.alone
     assert all(make(small(), "ablation-cam", layer).alone for layer in ("first", "last", "relu2"))
@@ -392,7 +395,7 @@ def transformer():
     torch.manual_seed(0)
     network = models.VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=CLASSES)
     nn.init.normal_(network.heads.head.weight)
-    return classifiers.freeze(network, mean=0.4, std=0.3, size=16)
+    return frozen.freeze(network, mean=0.4, std=0.3, size=16)
 
 
 @pytest.mark.parametrize("method", EXPLAINERS)
@@ -427,7 +430,7 @@ def test_channels_last_layers_are_explained(pixels, method):
     torch.manual_seed(0)
     network = models.SwinTransformer([2, 2], 8, [1, 1], [1, 2], [4, 4], num_classes=CLASSES)
     nn.init.normal_(network.head.weight)
-    explainer = make(classifiers.freeze(network, size=16), method, "features.3")
+    explainer = make(frozen.freeze(network, size=16), method, "features.3")
     assert explainer.layer.kind == "channels-last"
     maps = explainer(pixels)
     assert maps.shape == (3, 4, 4)
@@ -537,7 +540,7 @@ def test_pixels_of_any_type_and_classes_made_in_inference_mode(classifier, pixel
 def test_a_module_is_taken_in_inference_mode(classifier, pixels, method):
     wanted = make(classifier, method)(pixels)
     with torch.inference_mode():
-        explainer = make(classifiers.freeze(classifier.network, mean=0.4, std=0.3, size=16), method)
+        explainer = make(frozen.freeze(classifier.network, mean=0.4, std=0.3, size=16), method)
     assert torch.equal(explainer(pixels), wanted)
 
 
@@ -590,7 +593,7 @@ class Without(nn.Module):
 @pytest.mark.parametrize("method", ["grad-cam", "grad-cam++", "layer-cam"])
 def test_a_classifier_that_computes_without_gradients(classifier, pixels, method):
     wanted = make(classifier, method)(pixels, 1)
-    guarded = lambda layers: classifiers.freeze(Without(classifier.network, layers), mean=0.4, std=0.3, size=16)  # noqa: E731
+    guarded = lambda layers: frozen.freeze(Without(classifier.network, layers), mean=0.4, std=0.3, size=16)  # noqa: E731
     assert torch.equal(make(guarded(4), method, "network.relu2")(pixels, 1), wanted)  # gradients begin behind the layer
     for layers in (5, 7):
         with pytest.raises(InputError, match=r"Without computes without gradients .*: score-cam, ablation-cam or rise"):
@@ -688,7 +691,7 @@ def test_controls_of_a_module_stand_beside_other_methods():
     """The same module for all of them, which each freezes for itself."""
     network = lficam.create("plain", "resnet-8", 10)
     explainers = {name: lficam.baseline(network, name) for name in ("centre", "grad-cam")}
-    table = scoring.score(explainers, data.load("photo-digits", "test", count=2))
+    table = scoring.score(explainers, datasets.load("photo-digits", "test", count=2))
     assert list(table.explainer.unique()) == ["centre", "grad-cam"]
 
 
@@ -699,7 +702,7 @@ def test_controls_of_a_module_stand_beside_other_methods():
 def test_the_own_map_is_that_of_the_classifier(method, tmp_path):
     torch.manual_seed(0)
     model = lficam.create(method, "resnet-8", CLASSES, mean=0.4, std=0.3).eval()
-    images = data.load("photo-digits", "test", count=6)
+    images = datasets.load("photo-digits", "test", count=6)
     pixels, target = images.pixels(range(6)), torch.tensor([0, 1, 2, 3, 4, 0])
     own = lficam.baseline(model, "own")
     torch.testing.assert_close(own(pixels, target), model.explain(pixels, target).detach())

@@ -12,9 +12,9 @@ from PIL import Image
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import checks, fast_path, gpu, loader, plan, record, timing
-from lficam import data, resident
+from lficam.data import datasets, resident
 from lficam.errors import InputError
-from lficam.recipes import authors_recipe
+from lficam.training.recipes import authors_recipe
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def test_loader_reads_photographs_of_its_own(tmp_path, capsys):
     assert benchmarks.main(["--quick", "--only", "loader"]) == 0
     assert capsys.readouterr().out.count("kB a file") == 2
     loader.make_photos(tmp_path, 3)
-    images = data.load("folder", "train", root=tmp_path)
+    images = datasets.load("folder", "train", root=tmp_path)
     assert (len(images), len(images.classes)) == (3, 2)
     for path in tmp_path.rglob("*.jpg"):
         with Image.open(path) as image:
@@ -297,4 +297,4 @@ def test_noise_looks_like_cifar():
     images = checks.random_images(64)
     assert (len(images), images.size, images.source.pad, images.source.mirror) == (64, 32, 4, True)
     assert dataclasses.replace(images).digest == images.digest == checks.random_images(64).digest
-    assert next(iter(data.batches(images, 8))).pixels.shape == (8, 3, 32, 32)
+    assert next(iter(datasets.batches(images, 8))).pixels.shape == (8, 3, 32, 32)

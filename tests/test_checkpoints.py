@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lficam
-from lficam import checkpoints
-from lficam.classifiers import find
 from lficam.errors import InputError, reason
+from lficam.explainers.frozen import find
+from lficam.models import checkpoints
 
 
 class Malicious:

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam import checkpoints
-from lficam.classifiers import Frozen, find, freeze, native_size
+from lficam.explainers.frozen import Frozen, find, freeze, native_size
+from lficam.models import checkpoints
 
 
 class Returns(nn.Module):

@@ -14,9 +14,10 @@ from test_run import finished, toy
 from torchvision import models
 
 import lficam
-from lficam import checkpoints, cli, progress
+from lficam import cli, progress
 from lficam.cli import main
-from lficam.recipes import Recipe, explainer_recipe, photos_recipe
+from lficam.models import checkpoints
+from lficam.training.recipes import Recipe, explainer_recipe, photos_recipe
 
 
 def test_help_is_quick():
@@ -119,7 +120,7 @@ def test_exit_codes_of_runs(home, capsys):
 
 def test_an_unexpected_exception_keeps_its_traceback(home, monkeypatch):
     finished(home, "01_toy")
-    monkeypatch.setattr("lficam.finished.publish", lambda _: 1 / 0)
+    monkeypatch.setattr("lficam.lab.notebooks.finished.publish", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["publish", "--profile", "smoke"])
 

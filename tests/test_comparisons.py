@@ -6,8 +6,9 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from lficam import comparisons, placing, results
-from lficam.conventions import CONVENTIONS
+from lficam.lab.report import results
+from lficam.metrics.conventions import CONVENTIONS
+from lficam.plots import comparisons, placing
 
 NAMES = ["tame", "grad-cam", "random"]
 

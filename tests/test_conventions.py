@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 
 import lficam
-from lficam import conventions, data, features, results, scoring
-from lficam.classifiers import freeze
-from lficam.conventions import CONVENTIONS, Convention
+from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.explainers import features
+from lficam.explainers.frozen import freeze
+from lficam.lab.report import results
+from lficam.metrics import conventions, scoring
+from lficam.metrics.conventions import CONVENTIONS, Convention
 
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("photo-digits", "test", count=12)
+    return datasets.load("photo-digits", "test", count=12)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from lficam import checkpoints
-from lficam.convert import convert
 from lficam.errors import InputError
+from lficam.explainers.convert import convert
+from lficam.models import checkpoints
 
 
 def authors_file(golden, path, prefix="module."):

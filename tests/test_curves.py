@@ -2,8 +2,8 @@
 
 import torch
 
-from lficam import curves
-from lficam.lr_range import LRRange
+from lficam.plots import curves
+from lficam.training.lr_range import LRRange
 
 
 def history(*terms):

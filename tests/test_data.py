@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lficam import data, folders, sources
+from lficam.data import datasets, folders, sources
 from lficam.errors import InputError
 
 few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -42,7 +42,7 @@ def animals(tmp_path):
 
 
 def test_pixels_are_unit_floats():
-    images = data.load("photo-digits", "test", count=20)
+    images = datasets.load("photo-digits", "test", count=20)
     pixels = images.pixels([3, 5])
     assert pixels.shape == (2, 3, 32, 32)
     assert pixels.dtype == torch.float32
@@ -52,12 +52,14 @@ def test_pixels_are_unit_floats():
 
 
 def test_repr_says_what_it_is():
-    assert repr(data.load("photo-digits", "test", count=20)) == "<photo-digits test: 20 images, 32 x 32, 10 classes>"
+    assert (
+        repr(datasets.load("photo-digits", "test", count=20)) == "<photo-digits test: 20 images, 32 x 32, 10 classes>"
+    )
 
 
 @pytest.mark.parametrize("at", [[4, 0], torch.tensor([4, 0]), np.array([4, 0]), [4, -20]])
 def test_subset(at):
-    images = data.load("photo-digits", "test", count=20)
+    images = datasets.load("photo-digits", "test", count=20)
     part = images.subset(at)
     assert part.ids == (images.ids[4], images.ids[0])
     assert part.labels.tolist() == [4, 0]
@@ -67,19 +69,19 @@ def test_subset(at):
 
 
 def test_subset_by_mask_and_empty():
-    images = data.load("photo-digits", "test", count=20)
+    images = datasets.load("photo-digits", "test", count=20)
     assert images.subset(images.labels == 3).ids == ("photo-digits/test/00003", "photo-digits/test/00013")
     assert len(images.subset([])) == 0
-    assert list(data.batches(images.subset([]), 4)) == []
+    assert list(datasets.batches(images.subset([]), 4)) == []
 
 
 def test_digest_sees_order_labels_and_pixels():
-    images = data.load("photo-digits", "test", count=20)
+    images = datasets.load("photo-digits", "test", count=20)
     parts = [
         images,
         images.subset(range(19)),
         images.subset(range(19, -1, -1)),
-        data.load("photo-digits", "test", count=20, seed=3),
+        datasets.load("photo-digits", "test", count=20, seed=3),
     ]
     assert len({part.digest for part in parts}) == 4
     assert images.subset(range(20)).digest == images.digest
@@ -106,11 +108,11 @@ def test_shift_by_hand():
 
 
 def test_augmentation_depends_on_seed_and_image_alone():
-    images = data.load("photo-digits", "train", count=200)
+    images = datasets.load("photo-digits", "train", count=200)
     whole = images.pixels(range(200), augment=True, seed=5)
     assert images.pixels([150, 3], augment=True, seed=5).equal(whole[[150, 3]])
     assert not images.pixels(range(200), augment=True, seed=6).equal(whole)
-    for batch in data.batches(images, 64, shuffle=True, augment=True, seed=5):
+    for batch in datasets.batches(images, 64, shuffle=True, augment=True, seed=5):
         assert batch.pixels.equal(whole[batch.indices])
 
 
@@ -126,28 +128,30 @@ def test_every_shift_and_side_is_drawn():
 
 
 def test_photo_digits_are_never_mirrored():
-    images = data.load("photo-digits", "train", count=50)
+    images = datasets.load("photo-digits", "train", count=50)
     assert not images.source.mirror
     assert images.source.pad == 2
-    assert data.load("photo-digits", "train", count=5, size=64).source.pad == 4
+    assert datasets.load("photo-digits", "train", count=5, size=64).source.pad == 4
 
 
 def test_order_follows_from_the_seed():
-    images = data.load("photo-digits", "test", count=50)
-    orders = [torch.cat([b.indices for b in data.batches(images, 8, shuffle=True, seed=s)]).tolist() for s in (1, 1, 2)]
+    images = datasets.load("photo-digits", "test", count=50)
+    orders = [
+        torch.cat([b.indices for b in datasets.batches(images, 8, shuffle=True, seed=s)]).tolist() for s in (1, 1, 2)
+    ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == list(range(50))
-    plain = list(data.batches(images, 8))
+    plain = list(datasets.batches(images, 8))
     assert torch.cat([b.indices for b in plain]).tolist() == list(range(50))
     assert [len(b.labels) for b in plain] == [8] * 6 + [2]
     assert plain[3].labels.equal(images.labels[24:32])
 
 
 def test_global_random_state_is_left_alone(animals):
-    images = data.load("folder", "train", root=animals, size=32)
+    images = datasets.load("folder", "train", root=animals, size=32)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    list(data.batches(images, 2, shuffle=True, augment=True))
+    list(datasets.batches(images, 2, shuffle=True, augment=True))
     images.pixels([0], augment=True)
     assert torch.get_rng_state().equal(before)
 
@@ -168,11 +172,11 @@ def cifar(tmp_path, monkeypatch):
         (folder / name).write_bytes(pickle.dumps({"data": content, "labels": [k % 10 for k in range(n)]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {k}" for k in range(10)]}))
     yield tmp_path
-    data._fetch.cache_clear()
+    datasets._fetch.cache_clear()
 
 
 def test_cifar(cifar):
-    train, validation, test = (data.load("cifar10", split, root=cifar) for split in data.SPLITS)
+    train, validation, test = (datasets.load("cifar10", split, root=cifar) for split in datasets.SPLITS)
     assert (len(train), len(validation), len(test)) == (500, 5000, 20)
     rows = [int(name.rsplit("/")[-1]) for name in train.ids + validation.ids]
     assert sorted(rows) == list(range(5500))
@@ -184,7 +188,7 @@ def test_cifar(cifar):
     assert test.classes[2] == "class 2"
     assert (train.mean, train.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert (train.source.pad, train.source.mirror) == (4, True)
-    assert data.load("cifar10", "test", root=cifar, count=15).labels.bincount().tolist() == [2] * 5 + [1] * 5
+    assert datasets.load("cifar10", "test", root=cifar, count=15).labels.bincount().tolist() == [2] * 5 + [1] * 5
 
 
 def as_binary(root):
@@ -201,27 +205,27 @@ def as_binary(root):
 
 def test_binary_cifar_is_the_same(cifar, monkeypatch):
     home = as_binary(cifar)
-    records = data.cifar._records
+    records = datasets.cifar._records
     monkeypatch.setattr(
-        data.cifar, "_records", lambda path, labels, _: records(path, labels, 20 if "test" in path.name else 1100)
+        datasets.cifar, "_records", lambda path, labels, _: records(path, labels, 20 if "test" in path.name else 1100)
     )
-    for split in data.SPLITS:
-        pickled, binary = (data.load("cifar10", split, root=root) for root in (cifar, home.parent))
+    for split in datasets.SPLITS:
+        pickled, binary = (datasets.load("cifar10", split, root=root) for root in (cifar, home.parent))
         assert binary.digest == pickled.digest
     assert binary.classes[2] == "class_2"
     (home / "batches.meta.txt").write_text("only_one")
-    data._fetch.cache_clear()
+    datasets._fetch.cache_clear()
     with pytest.raises(InputError, match=r"has label 9, but batches\.meta\.txt names 1 classes"):
-        data.load("cifar10", "test", root=home.parent)
+        datasets.load("cifar10", "test", root=home.parent)
 
 
 def test_binary_cifar_that_is_cut_or_missing(cifar):
     home = as_binary(cifar)
     with pytest.raises(InputError, match=r"test_batch\.bin has 61,460 bytes instead of 30,730,000"):
-        data.load("cifar10", "test", root=home.parent)
+        datasets.load("cifar10", "test", root=home.parent)
     (home / "test_batch.bin").unlink()
     with pytest.raises(InputError, match=r"Cannot read .*test_batch\.bin \(No such file"):
-        data.load("cifar10", "test", root=home.parent)
+        datasets.load("cifar10", "test", root=home.parent)
 
 
 def test_binary_cifar100_takes_the_fine_labels(tmp_path):
@@ -231,15 +235,15 @@ def test_binary_cifar100_takes_the_fine_labels(tmp_path):
     records[:, 0], records[:, 1] = 19, np.arange(10_000) % 100
     (home / "test.bin").write_bytes(records.tobytes())
     (home / "fine_label_names.txt").write_text("\n".join(f"fine_{k}" for k in range(100)))
-    test = data.load("cifar100", "test", root=tmp_path)
+    test = datasets.load("cifar100", "test", root=tmp_path)
     assert (test.labels[:3].tolist(), len(test.classes)) == ([0, 1, 2], 100)
-    data._fetch.cache_clear()
+    datasets._fetch.cache_clear()
 
 
 def test_cifar_has_one_size(cifar):
-    assert data.load("cifar10", "test", root=cifar, size=32).size == 32
+    assert datasets.load("cifar10", "test", root=cifar, size=32).size == 32
     with pytest.raises(InputError, match="32 x 32: leave size out"):
-        data.load("cifar10", "test", root=cifar, size=64)
+        datasets.load("cifar10", "test", root=cifar, size=64)
 
 
 @pytest.fixture
@@ -254,20 +258,20 @@ def stl(tmp_path, monkeypatch):
     (folder / "class_names.txt").write_text("\n".join(f"class {k}" for k in range(10)))
     (folder / "fold_indices.txt").write_text("")
     yield tmp_path
-    data._fetch.cache_clear()
+    datasets._fetch.cache_clear()
 
 
 @few_cores
 def test_stl(stl):
-    train, validation, test = (data.load("stl10", split, root=stl, size=48) for split in data.SPLITS)
+    train, validation, test = (datasets.load("stl10", split, root=stl, size=48) for split in datasets.SPLITS)
     assert (len(train), len(validation), len(test)) == (10, 500, 10)
     assert test.labels.tolist() == list(range(10))
-    assert data.load("stl10", "test", root=stl).size == 224
+    assert datasets.load("stl10", "test", root=stl).size == 224
     assert test.mean == (0.4914, 0.4822, 0.4465)
     raw = np.fromfile(stl / "stl10_binary" / "test_X.bin", np.uint8).reshape(-1, 3, 96, 96)[2].transpose(2, 1, 0)
     image = Image.fromarray(raw).resize((55, 55), Image.Resampling.BILINEAR).crop((4, 4, 52, 52))
     assert (test.pixels([2])[0] * 255).round().byte().permute(1, 2, 0).numpy() == pytest.approx(np.array(image))
-    one, two = (list(data.batches(train, 4, augment=True, seed=2, workers=w)) for w in (0, 2))
+    one, two = (list(datasets.batches(train, 4, augment=True, seed=2, workers=w)) for w in (0, 2))
     assert all(a.pixels.equal(b.pixels) for a, b in zip(one, two, strict=True))
     assert len({train.digest, test.digest}) == 2
 
@@ -278,7 +282,7 @@ def test_stl(stl):
 )
 def test_absent_download(tmp_path, name, inside):
     with pytest.raises(InputError, match=rf"{name} is not, or not whole, in .*download=True.*{inside}\.$"):
-        data.load(name, "test", root=tmp_path)
+        datasets.load(name, "test", root=tmp_path)
 
 
 def test_failed_download(tmp_path, monkeypatch):
@@ -287,14 +291,14 @@ def test_failed_download(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     with pytest.raises(InputError, match=r"the download failed \(no network\); check network"):
-        data.load("cifar10", "test", root=tmp_path, download=True)
+        datasets.load("cifar10", "test", root=tmp_path, download=True)
 
 
 # --- folders
 
 
 def test_folder(animals):
-    train, validation, test = (data.load("catdog", split, root=animals, size=32) for split in data.SPLITS)
+    train, validation, test = (datasets.load("catdog", split, root=animals, size=32) for split in datasets.SPLITS)
     assert train.classes == ("cat", "dog")
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert train.ids[:2] == ("train/cat/0.png", "train/cat/1.png")
@@ -303,20 +307,20 @@ def test_folder(animals):
     assert test.note == validation.note == "val serves as both validation and test."
     assert (train.mean, train.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert train.pixels([0, 6]).shape == (2, 3, 32, 32)
-    assert data.load("catdog", "train", root=animals, count=5, size=32).labels.tolist() == [0, 1, 0, 1, 0]
-    assert data.load("folder", "train", root=animals).size == 224
+    assert datasets.load("catdog", "train", root=animals, count=5, size=32).labels.tolist() == [0, 1, 0, 1, 0]
+    assert datasets.load("folder", "train", root=animals).size == 224
 
 
 def test_folder_with_val_and_test(animals):
     shutil.copytree(animals / "val", animals / "test")
-    assert data.load("folder", "test", root=animals).ids[0] == "test/cat/0.png"
-    assert data.load("folder", "validation", root=animals).ids[0] == "val/cat/0.png"
-    assert data.load("folder", "test", root=animals).note == ""
+    assert datasets.load("folder", "test", root=animals).ids[0] == "test/cat/0.png"
+    assert datasets.load("folder", "validation", root=animals).ids[0] == "val/cat/0.png"
+    assert datasets.load("folder", "test", root=animals).note == ""
 
 
 def test_folder_evaluation_is_resize_and_centre_crop(animals):
     """50 x 40 at size 28: short side to 32, so 40 x 32; then the middle 28."""
-    images = data.load("folder", "train", root=animals, size=28)
+    images = datasets.load("folder", "train", root=animals, size=28)
     whole = Image.open(animals / "train" / "cat" / "1.png").resize((40, 32), Image.Resampling.BILINEAR)
     assert (images.pixels([1])[0] * 255).round().byte().permute(1, 2, 0).numpy().tolist() == np.array(
         whole.crop((6, 2, 34, 30))
@@ -325,7 +329,7 @@ def test_folder_evaluation_is_resize_and_centre_crop(animals):
 
 def test_explainer_recipe_crops_without_scaling(animals):
     """Every augmented image is one of the 28-pixel windows of the resized image, or its mirror image."""
-    images = data.load("folder", "train", root=animals, size=28, recipe="explainer")
+    images = datasets.load("folder", "train", root=animals, size=28, recipe="explainer")
     whole = np.array(Image.open(animals / "train" / "cat" / "1.png").resize((40, 32), Image.Resampling.BILINEAR))
     windows = {whole[y : y + 28, x : x + 28].tobytes() for y in range(5) for x in range(13)}
     mirrored = {np.frombuffer(w, np.uint8).reshape(28, 28, 3)[:, ::-1].tobytes() for w in windows}
@@ -341,8 +345,8 @@ def test_explainer_recipe_crops_without_scaling(animals):
 @few_cores
 @pytest.mark.parametrize("recipe", ["classifier", "explainer"])
 def test_same_bits_with_any_number_of_workers(animals, recipe):
-    images = data.load("folder", "train", root=animals, size=32, recipe=recipe)
-    runs = [list(data.batches(images, 2, shuffle=True, augment=True, seed=9, workers=w)) for w in (0, 1, 2)]
+    images = datasets.load("folder", "train", root=animals, size=32, recipe=recipe)
+    runs = [list(datasets.batches(images, 2, shuffle=True, augment=True, seed=9, workers=w)) for w in (0, 1, 2)]
     for batches in zip(*runs, strict=True):
         assert all(b.pixels.equal(batches[0].pixels) and b.indices.equal(batches[0].indices) for b in batches)
     alone = images.pixels(runs[0][0].indices.flip(0), augment=True, seed=9)
@@ -353,24 +357,24 @@ def test_any_image_mode(tmp_path):
     """Plain conversion to RGB; transparent pixels are white, whatever colour is stored under them."""
     for i, (mode, colour) in enumerate({"L": 7, "RGBA": (9, 8, 7, 0), "1": 1, "CMYK": (255, 0, 0, 0)}.items()):
         picture(tmp_path / "train" / "a" / f"{i}.tif", colour, mode=mode)
-    pixels = (data.load("folder", "train", root=tmp_path, size=16).pixels(range(4)) * 255).round().int()
+    pixels = (datasets.load("folder", "train", root=tmp_path, size=16).pixels(range(4)) * 255).round().int()
     assert [p[:, 5, 5].tolist() for p in pixels] == [[7, 7, 7], [255, 255, 255], [255, 255, 255], [0, 255, 255]]
 
 
 @pytest.mark.parametrize(("name", "least"), [("folder", 0.35), ("catdog", 0.08), ("imagenet", 0.08)])
 def test_crops_of_photos_are_large(animals, name, least):
     """The papers' data sets keep ImageNet's small ones."""
-    assert data.load(name, "train", root=animals).source.augmented.transforms[0].scale == (least, 1)
+    assert datasets.load(name, "train", root=animals).source.augmented.transforms[0].scale == (least, 1)
 
 
 def test_unsplit_folder(tmp_path):
     for name, n in {"a": 25, "b": 11}.items():
         for i in range(n):
             picture(tmp_path / name / f"{i:02d}.png")
-    parts = [data.load("folder", split, root=tmp_path) for split in data.SPLITS]
+    parts = [datasets.load("folder", split, root=tmp_path) for split in datasets.SPLITS]
     assert [p.labels.bincount().tolist() for p in parts] == [[21, 9], [2, 1], [2, 1]]
     assert len(set().union(*(p.ids for p in parts))) == 36
-    assert parts[0].ids == data.load("folder", "train", root=tmp_path, seed=5).ids
+    assert parts[0].ids == datasets.load("folder", "train", root=tmp_path, seed=5).ids
     assert parts[1].note.startswith("80 / 10 / 10 %")
 
 
@@ -380,17 +384,17 @@ def test_imagenet_tests_on_val(tmp_path):
             picture(tmp_path / split / wnid / "a.JPEG")
     (tmp_path / "test").mkdir()
     for split in ("validation", "test"):
-        images = data.load("imagenet", split, root=tmp_path)
+        images = datasets.load("imagenet", split, root=tmp_path)
         assert images.ids == ("val/n01/a.JPEG", "val/n02/a.JPEG")
         assert images.note == "val serves as both validation and test."
-    assert data.load("imagenet", "train", root=tmp_path).classes == ("n01", "n02")
+    assert datasets.load("imagenet", "train", root=tmp_path).classes == ("n01", "n02")
 
 
 def test_digest_of_a_folder_sees_file_sizes(animals):
-    before = data.load("folder", "train", root=animals).digest
-    assert data.load("folder", "train", root=animals).digest == before
+    before = datasets.load("folder", "train", root=animals).digest
+    assert datasets.load("folder", "train", root=animals).digest == before
     noise(animals / "train" / "cat" / "0.png", size=(60, 60))
-    assert data.load("folder", "train", root=animals).digest != before
+    assert datasets.load("folder", "train", root=animals).digest != before
 
 
 # --- lists
@@ -404,7 +408,7 @@ def listed(tmp_path):
     def load(text, **more):
         path = tmp_path / "list.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return data.load("imagenet", "test", root=tmp_path / "images", list_file=path, **more)
+        return datasets.load("imagenet", "test", root=tmp_path / "images", list_file=path, **more)
 
     return load
 
@@ -476,9 +480,9 @@ def test_a_listed_name_in_two_class_folders(tmp_path):
 
 def test_missing_list(tmp_path):
     with pytest.raises(InputError, match=r"Cannot read the list .*gone\.txt"):
-        data.load("imagenet", "test", root=tmp_path, list_file=tmp_path / "gone.txt")
+        datasets.load("imagenet", "test", root=tmp_path, list_file=tmp_path / "gone.txt")
     with pytest.raises(InputError, match=r"no folder .*nowhere with its images"):
-        data.load("imagenet", "test", root=tmp_path / "nowhere", list_file=tmp_path / "gone.txt")
+        datasets.load("imagenet", "test", root=tmp_path / "nowhere", list_file=tmp_path / "gone.txt")
 
 
 # --- bad input
@@ -510,35 +514,35 @@ def test_missing_list(tmp_path):
 )
 def test_bad_arguments(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
-        data.load(**{"name": "photo-digits", "split": "test", **arguments})
+        datasets.load(**{"name": "photo-digits", "split": "test", **arguments})
 
 
 def test_default_folder_of_a_set(tmp_path, monkeypatch):
     monkeypatch.setenv("LFICAM_HOME", str(tmp_path))
     with pytest.raises(InputError, match=f"catdog: there is no folder {tmp_path}/data/cache/catdog"):
-        data.load("catdog", "train")
+        datasets.load("catdog", "train")
 
 
 def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match=r"holds no class folders: expected .*/<class>/"):
-        data.load("folder", "train", root=tmp_path)
+        datasets.load("folder", "train", root=tmp_path)
     with pytest.raises(InputError, match="holds neither train nor val"):
-        data.load("imagenet", "test", root=tmp_path)
+        datasets.load("imagenet", "test", root=tmp_path)
     (tmp_path / "cat").mkdir()
     with pytest.raises(InputError, match=r"class folder .*cat holds no image"):
-        data.load("folder", "train", root=tmp_path)
+        datasets.load("folder", "train", root=tmp_path)
     for i in range(2):
         picture(tmp_path / "cat" / f"{i}.png")
     with pytest.raises(InputError, match="'cat' has 2 images, too few to split"):
-        data.load("folder", "train", root=tmp_path)
+        datasets.load("folder", "train", root=tmp_path)
     shutil.copytree(tmp_path / "cat", tmp_path / "train" / "cat")
     with pytest.raises(InputError, match="a count of 3 is more than there are: give at most 2"):
-        data.load("folder", "train", root=tmp_path, count=3)
+        datasets.load("folder", "train", root=tmp_path, count=3)
     with pytest.raises(InputError, match=r"the split 'test' needs a folder .*test: create it"):
-        data.load("folder", "test", root=tmp_path)
+        datasets.load("folder", "test", root=tmp_path)
     picture(tmp_path / "test" / "cow" / "0.png")
     with pytest.raises(InputError, match=r"test/cow is a class that the train folder lacks"):
-        data.load("folder", "test", root=tmp_path)
+        datasets.load("folder", "test", root=tmp_path)
 
 
 def test_photos_without_class_folders(tmp_path):
@@ -547,7 +551,7 @@ def test_photos_without_class_folders(tmp_path):
     with pytest.raises(
         InputError, match=rf"{tmp_path} holds 3 images but no class folders: expected .*/<class>/<image"
     ):
-        data.load("folder", "train", root=tmp_path)
+        datasets.load("folder", "train", root=tmp_path)
 
 
 def test_other_files_are_told_once_and_a_gif_is_an_image(tmp_path, capsys):
@@ -557,8 +561,8 @@ def test_other_files_are_told_once_and_a_gif_is_an_image(tmp_path, capsys):
     for name in ("cat/x.heic", "dog/deep/notes.txt", "cat/.hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    images = data.load("folder", "train", root=tmp_path, size=32)
-    data.load("folder", "test", root=tmp_path, size=32)
+    images = datasets.load("folder", "train", root=tmp_path, size=32)
+    datasets.load("folder", "test", root=tmp_path, size=32)
     assert capsys.readouterr().out == f"{tmp_path}: 2 files are left out, no image by the ending, as cat/x.heic.\n"
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert (images.pixels([3])[0, :, 0, 0] * 255).round().tolist() == [10, 20, 30]
@@ -569,7 +573,7 @@ def test_dead_links_and_empty_files_are_named(animals):
     link.unlink()
     link.symlink_to(animals / "gone.png")
     empty.write_bytes(b"")
-    images = data.load("folder", "train", root=animals, size=32)
+    images = datasets.load("folder", "train", root=animals, size=32)
     assert len(images.digest) == 64
     with pytest.raises(InputError, match=r"0\.png \(No such file or directory\): replace"):
         images.pixels([0])
@@ -590,7 +594,7 @@ def test_a_forbidden_folder_is_named(animals, monkeypatch, forbidden):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match=rf"^Cannot read the folder {animals / forbidden} \(Permission denied\): get"):
-        data.load("folder", "train", root=animals)
+        datasets.load("folder", "train", root=animals)
 
 
 @few_cores
@@ -599,15 +603,15 @@ def test_bad_image_is_named(animals, workers):
     """A worker's error arrives as the same plain sentence."""
     bad = animals / "train" / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:500])
-    images = data.load("folder", "train", root=animals, size=32)
+    images = datasets.load("folder", "train", root=animals, size=32)
     with pytest.raises(InputError, match=rf"^Cannot read the image {bad} \(.*\): replace or remove it\.$"):
-        list(data.batches(images, 3, workers=workers))
+        list(datasets.batches(images, 3, workers=workers))
     with pytest.raises(InputError, match=r"1\.png"):
         images.pixels([5])
 
 
 def test_no_image_at_all(animals):
-    images = data.load("folder", "train", root=animals, size=32)
+    images = datasets.load("folder", "train", root=animals, size=32)
     (animals / "train" / "cat" / "0.png").write_text("not an image")
     with pytest.raises(InputError, match=r"0\.png \(no image format that is known\): replace"):
         images.pixels([0])
@@ -619,9 +623,9 @@ def test_no_image_at_all(animals):
 @pytest.mark.parametrize("size", [0, -3, 2.5])
 def test_bad_batch_size(size):
     with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
-        data.batches(data.load("photo-digits", "test", count=2), size)
+        datasets.batches(datasets.load("photo-digits", "test", count=2), size)
 
 
 def test_bad_workers():
     with pytest.raises(InputError, match="workers must be a whole number of at least 0, not -1"):
-        data.batches(data.load("photo-digits", "test", count=2), 2, workers=-1)
+        datasets.batches(datasets.load("photo-digits", "test", count=2), 2, workers=-1)

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from lficam import checkpoints, distributed, loop, training
-from lficam.distributed import World
-from lficam.recipes import Recipe, explainer_recipe
-from lficam.training import Job, train
+from lficam.models import checkpoints
+from lficam.training import distributed, jobs, loop
+from lficam.training.distributed import World
+from lficam.training.jobs import Job, train
+from lficam.training.recipes import Recipe, explainer_recipe
 
 RECIPE = Recipe(epochs=2, batch_size=25, lr=0.001, milestones=(), deterministic=False)
 SMALL = {"train_count": 101, "validation_count": 33}  # a last batch of one image, which both processes take
@@ -29,7 +30,7 @@ def launch(home, script, *arguments, launcher=("torch.distributed.run", "--stand
 
 def script(job):
     """A script that trains a job, as text."""
-    return f"from lficam.recipes import Recipe\nfrom lficam.training import Job, train\ntrain({job!r})\n"
+    return f"from lficam.training.recipes import Recipe\nfrom lficam.training.jobs import Job, train\ntrain({job!r})\n"
 
 
 def finish(process, code=0):
@@ -170,7 +171,7 @@ def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
 def test_processes_that_do_not_find_each_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(training.InputError, match="Process 1 of 2 does not find the others"):
+    with pytest.raises(jobs.InputError, match="Process 1 of 2 does not find the others"):
         train(CLASSIFIER)
     assert distributed.world() is distributed.ALONE
 

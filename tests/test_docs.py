@@ -20,33 +20,20 @@ from PIL import Image
 from torchvision import models
 
 import lficam
-from lficam import (
-    attention,
-    backbones,
-    baselines,
-    checkpoints,
-    cli,
-    convert,
-    data,
-    evaluation,
-    finished,
-    kernel,
-    measures,
-    mechanism,
-    metrics,
-    run,
-    scoring,
-    sources,
-    training,
-    workspace,
-)
+from lficam import cli, files
+from lficam.data import datasets, sources
+from lficam.explainers import controls, convert, mechanism
+from lficam.lab.notebooks import finished, kernel, run
+from lficam.metrics import evaluation, localisation, measures, scoring
+from lficam.models import attention, backbones, checkpoints
+from lficam.training import jobs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [
     *PAGES,
     ROOT / "CHANGELOG.md",
-    *(ROOT / p / "README.md" for p in ("benchmarks", "lficam/tables/papers", "tests/golden")),
+    *(ROOT / p / "README.md" for p in ("benchmarks", "lficam/data/tables/papers", "tests/golden")),
 ]
 
 # Commands that are checked but not run, and why; on a page, `<!-- not run: REASON -->` before a block says the same.
@@ -121,7 +108,7 @@ def train_hardly(folder):
     save("best.pt", lficam.attach(classifier, "tame"))
     save("other.pt", lficam.attach(classifier, "l-cam-img"))
     torch.save(models.resnet18(num_classes=3).state_dict(), folder / "my.pth")
-    images = data.load("photo-digits", "test", count=20)
+    images = datasets.load("photo-digits", "test", count=20)
     model = checkpoints.load(classifier)
     for name in ("maps.npz", "other.npz"):
         evaluation.dump(model, images, folder / name)
@@ -177,10 +164,10 @@ def check_make(words):
 def check_names(arguments):
     """What argparse does not know: names of methods, data sets, profiles, notebooks and their parameters."""
     known = {
-        "method": {*training.METHODS, *baselines.METHODS},
-        "baseline": baselines.METHODS,
-        "dataset": data._MAKERS,
-        "split": data.SPLITS,
+        "method": {*jobs.METHODS, *controls.METHODS},
+        "baseline": controls.METHODS,
+        "dataset": datasets._MAKERS,
+        "split": datasets.SPLITS,
         "measures": measures.MEASURES,
         "precision": measures.PRECISIONS,
         "protocol": ("authors", "standard"),
@@ -322,8 +309,8 @@ def output_of_a_run(home):
 
 
 def diverged(home):  # noqa: ARG001
-    recipe = training.Recipe(epochs=2, batch_size=10, lr=1e9)
-    training.train(training.Job("plain", "resnet-8", train_count=20, validation_count=10, recipe=recipe))
+    recipe = jobs.Recipe(epochs=2, batch_size=10, lr=1e9)
+    jobs.train(jobs.Job("plain", "resnet-8", train_count=20, validation_count=10, recipe=recipe))
 
 
 def of_another(home):  # noqa: ARG001
@@ -353,12 +340,12 @@ def unreadable(home):  # noqa: ARG001
 def full(home):  # noqa: ARG001
     Path("scores.csv").write_text("earlier")
     refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with mock.patch.object(os, "fsync", side_effect=refusal), workspace.atomic("scores.csv", "w"):
+    with mock.patch.object(os, "fsync", side_effect=refusal), files.atomic("scores.csv", "w"):
         pass
 
 
 def taken(home):
-    with workspace.locked(home / "scores.csv"), workspace.locked(home / "scores.csv"):
+    with files.locked(home / "scores.csv"), files.locked(home / "scores.csv"):
         pass
 
 
@@ -367,8 +354,8 @@ def out_of_range(home):  # noqa: ARG001
 
 
 FAILURES = {
-    "no CIFAR": lambda _: data.load("cifar10", "train"),
-    "no ImageNet": lambda _: data.load("imagenet", "train"),
+    "no CIFAR": lambda _: datasets.load("cifar10", "train"),
+    "no ImageNet": lambda _: datasets.load("imagenet", "train"),
     "misspelt": lambda _: run.prepare("01_train_lficam", "desk", {"epoch": 3}),
     "type": lambda _: run.prepare("01_train_lficam", "desk", {"lr": "1e-3"}),
     "output of a run": output_of_a_run,
@@ -399,7 +386,7 @@ def test_troubleshooting_quotes_what_is_printed(failure, home, monkeypatch):
 
 def test_troubleshooting_quotes_the_warning():
     predicted = torch.zeros(40, dtype=torch.long)
-    assert metrics.one_class(predicted, torch.arange(40) % 2, ("cat", "dog")) in sentences()
+    assert localisation.one_class(predicted, torch.arange(40) % 2, ("cat", "dog")) in sentences()
 
 
 def test_troubleshooting_quotes_nothing_else():

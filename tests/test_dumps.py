@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import lficam
-from lficam import data, evaluation
-from lficam.dumps import open_dump, write, writer
+from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.metrics import evaluation
+from lficam.metrics.dumps import open_dump, write, writer
 
 IDS = ("a", "b", "c")
 MAPS = np.arange(12, dtype=np.float32).reshape(3, 2, 2) / 12
@@ -179,7 +180,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_dump_of_a_model_equals_its_predictions(tmp_path):
-    images = data.load("photo-digits", "test", count=5)
+    images = datasets.load("photo-digits", "test", count=5)
     torch.manual_seed(0)
     model = lficam.create("lfi-cam", "resnet-8", 10)
     dump = evaluation.dump(model, images, tmp_path / "maps.npz", batch_size=2, method="lfi-cam")

@@ -12,13 +12,14 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.ops import FrozenBatchNorm2d
 
 import lficam
-from lficam import conventions, data, evaluation, scoring
-from lficam.backbones import Normalise
-from lficam.classifiers import freeze
+from lficam.data import datasets
 from lficam.errors import InputError
-from lficam.evaluation import fgsm, perturbed_accuracy, randomised
+from lficam.explainers.frozen import freeze
+from lficam.lab.photos import explain_photo
+from lficam.metrics import conventions, evaluation, scoring
+from lficam.metrics.evaluation import fgsm, perturbed_accuracy, randomised
+from lficam.models.backbones import Normalise
 from lficam.numerics import exact
-from lficam.photos import explain_photo
 
 
 class Brightness(torch.nn.Module):
@@ -64,7 +65,7 @@ def test_wrong_attacks(epsilon, space, words):
 
 @pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam"])
 def test_perturbed_accuracy(method):
-    images = data.load("photo-digits", "test", count=6)
+    images = datasets.load("photo-digits", "test", count=6)
     torch.manual_seed(0)
     model = lficam.create(method, "resnet-8", 10)
     hits = perturbed_accuracy(model, images, 0.01, batch_size=4)
@@ -157,7 +158,7 @@ def tf32():
 
 @pytest.fixture(scope="module")
 def photos():
-    return data.load("photo-digits", "test", count=6)
+    return datasets.load("photo-digits", "test", count=6)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,6 @@ def test_threads_share_the_switches(tf32):
 def test_attacked_images_may_leave_the_range():
     """Clamped to [0, 1] when normalised, as the authors do, they are up to mean + std when not."""
     model = lficam.create("plain", "resnet-8", 10, mean=0.9, std=0.3)
-    images = data.load("photo-digits", "test", count=4)
+    images = datasets.load("photo-digits", "test", count=4)
     assert fgsm(model, images.pixels(range(4)), images.labels, 0.5, "authors").max() > 1.1
     assert len(perturbed_accuracy(model, images, 0.5, "authors")) == 4

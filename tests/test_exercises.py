@@ -1,6 +1,6 @@
 import pytest
 
-from lficam.exercises import check
+from lficam.lab.exercises import check
 
 
 @pytest.mark.parametrize(

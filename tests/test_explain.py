@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 
 import lficam
-from lficam import baselines, checkpoints, gallery, panels
 from lficam.cli import main
 from lficam.errors import InputError
-from lficam.gallery import Gallery
-from lficam.photos import Explanation
+from lficam.explainers import controls
+from lficam.lab.explore import gallery
+from lficam.lab.explore.gallery import Gallery
+from lficam.lab.photos import Explanation
+from lficam.models import checkpoints
+from lficam.plots import panels
 
 NAMES = ["tench", "tiger cat", "tiger", "crane", "crane", "a $x_1$ / _b", "日本", "../up", "7", "x" * 300]
 
@@ -141,7 +144,7 @@ def test_untrained_and_training_free_methods(trained, capsys, monkeypatch):
     assert main(["explain", "b/y.png", "--method", "centre", *of]) == 0
     assert "WARNING" not in capsys.readouterr().out
     assert table()[0]["explainer"] == "centre of plain resnet-8"
-    monkeypatch.setitem(baselines.METHODS, "new", baselines.Centre)
+    monkeypatch.setitem(controls.METHODS, "new", controls.Centre)
     assert main(["explain", "b/y.png", "--method", "new", *of]) == 0
     assert main(["explain", "b/y.png", "--method", "centre", "--classifier", "resnet18", *RANDOM, "--size", "64"]) == 0
     assert "WARNING: the classifier's weights are random." in capsys.readouterr().out

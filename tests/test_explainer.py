@@ -18,10 +18,10 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam.authors import explainer_state
-from lficam.explainer import METHODS, Settings
+from lficam.explainers.learned import METHODS, Settings
 from lficam.losses import mask_area, mask_variation
 from lficam.maps import finish, minmax, upsample
+from lficam.models.authors import explainer_state
 
 
 def close(found, expected, atol=1e-4):

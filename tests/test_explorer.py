@@ -16,13 +16,16 @@ from PIL import Image
 from torchvision.models import vgg11
 
 import lficam
-from lficam import checkpoints, cli_explore, data, explorer, exploring, training
-from lficam.classifiers import freeze
-from lficam.cli import main
+from lficam.cli import explore, main
+from lficam.data import datasets
 from lficam.errors import InputError
-from lficam.faithfulness import keep_top
+from lficam.explainers.frozen import freeze
+from lficam.lab.explore import explorer, exploring
+from lficam.lab.photos import Opened, read_photo
 from lficam.maps import finish
-from lficam.photos import Opened, read_photo
+from lficam.metrics.faithfulness import keep_top
+from lficam.models import checkpoints
+from lficam.training import jobs as training
 
 
 @pytest.fixture
@@ -192,7 +195,7 @@ def test_names_are_escaped(photos, live):  # noqa: ARG001
 
 
 def test_explore_in_a_live_notebook_and_without_one(live, monkeypatch, capsys):  # noqa: ARG001
-    images = data.load("photo-digits", "test", count=3)
+    images = datasets.load("photo-digits", "test", count=3)
     tame = lficam.attach(lficam.create("plain", "resnet-8", 10), "tame")
     panel = lficam.explore({"mine": tame, "attention": lficam.create("abn", "resnet-8", 10)}, images)
     assert panel.method.options[:3] == ("mine", "attention", "grad-cam of plain resnet-8")
@@ -206,7 +209,7 @@ def test_explore_in_a_live_notebook_and_without_one(live, monkeypatch, capsys): 
 
 def test_explore_without_widgets(live, monkeypatch, capsys):  # noqa: ARG001
     monkeypatch.setattr(explorer.importlib.util, "find_spec", lambda _: None)
-    images = data.load("photo-digits", "test", count=1)
+    images = datasets.load("photo-digits", "test", count=1)
     figure = lficam.explore({"mine": lficam.attach(lficam.create("plain", "resnet-8", 10), "tame")}, images)
     assert isinstance(figure, Figure)
     assert "still picture" in capsys.readouterr().out
@@ -269,7 +272,7 @@ def test_a_network_by_name_sees_photographs():
 )
 def test_what_is_wrong_is_said_before_anything_is_served(home, capsys, monkeypatch, arguments, sentence):
     monkeypatch.chdir(home)
-    monkeypatch.setattr(cli_explore, "_serve", lambda *_: pytest.fail("served"))
+    monkeypatch.setattr(explore, "_serve", lambda *_: pytest.fail("served"))
     assert main(["explore", *arguments]) == 2
     said = capsys.readouterr().err
     assert sentence in said
@@ -289,7 +292,7 @@ def test_a_port_that_is_taken(trained, capsys):  # noqa: ARG001
 def test_the_notebook_that_is_served_opens_the_same_session(trained, photos, monkeypatch, live):  # noqa: ARG001
     _, (*_, tame) = trained
     served = []
-    monkeypatch.setattr(cli_explore, "_serve", lambda *given: served.append(given))
+    monkeypatch.setattr(explore, "_serve", lambda *given: served.append(given))
     monkeypatch.chdir(photos)
     odd = photos / 'it\'s "odd" {x}.png'
     (photos / "one" / "x.png").rename(odd)

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 from browser import chromium, keep_screenshot, needs_browser, served
 
-from lficam import training
-from lficam.recipes import Recipe, explainer_recipe
+from lficam.training import jobs
+from lficam.training.recipes import Recipe, explainer_recipe
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = needs_browser
@@ -24,9 +24,9 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LFICAM_HOME", str(home))
         few = {"train_count": 300, "validation_count": 50}
-        plain = training.train(training.Job("plain", "resnet-8", recipe=Recipe(2, 16, 0.05), **few))
+        plain = jobs.train(jobs.Job("plain", "resnet-8", recipe=Recipe(2, 16, 0.05), **few))
         recipe = explainer_recipe(epochs=1, batch_size=16)
-        training.train(training.Job("tame", plain.folder / "best.pt", recipe=recipe, **few))
+        jobs.train(jobs.Job("tame", plain.folder / "best.pt", recipe=recipe, **few))
     return home
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lficam.errors import InputError
-from lficam.faithfulness import (
+from lficam.metrics.faithfulness import (
     average_drop,
     average_gain,
     blurred,

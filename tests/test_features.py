@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import models
 
 import lficam
-from lficam.features import Layer, choose_layers, spatial_layers, suggest, tap
+from lficam.explainers.features import Layer, choose_layers, spatial_layers, suggest, tap
 
 
 def layers_of(network, size=32):

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lficam import figures
-from lficam.results import published_iou
+from lficam.lab.report.results import published_iou
+from lficam.plots import figures
 
 
 def table(models, seed, centre):
-    """What `iou.consensus` gives, of made-up numbers."""
+    """What `overlap.consensus` gives, of made-up numbers."""
     values = np.random.default_rng(seed).normal(centre, 0.04, models * (models - 1) // 2)
     names = [f"model {k}" for k in range(1, models + 1)]
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]

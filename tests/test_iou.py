@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lficam import cli, iou
-from lficam.dumps import open_dump, write, writer
+from lficam import cli
 from lficam.errors import InputError
 from lficam.maps import finish
-from lficam.metrics import intersection_over_union
+from lficam.metrics import overlap
+from lficam.metrics.dumps import open_dump, write, writer
+from lficam.metrics.localisation import intersection_over_union
 
 E = 1e-6
 
@@ -26,7 +27,7 @@ def pair(tmp_path):
 
 
 def test_authors_by_hand(pair):
-    scores = iou.compare(*pair)
+    scores = overlap.compare(*pair)
     # rows of the first image: 1 of 2 pixels common, then empty in both
     first = (3 + E) / (6 + E)
     assert scores["iou"] == pytest.approx([(first + 1) / 2, 1, 1], abs=1e-15)
@@ -36,7 +37,7 @@ def test_authors_by_hand(pair):
 
 
 def test_standard_by_hand(pair):
-    scores = iou.compare(*pair, protocol="standard")
+    scores = overlap.compare(*pair, protocol="standard")
     assert scores["iou"].tolist() == [0.5, 1, 1]
     assert scores["dice"] == pytest.approx([2 / 3, 1, 1])
 
@@ -44,9 +45,9 @@ def test_standard_by_hand(pair):
 def test_the_threshold_is_strict(tmp_path):
     write(tmp_path / "a.npz", "x", np.array([[[100, 101]]], np.uint8))
     write(tmp_path / "b.npz", "x", np.array([[[255, 255]]], np.uint8))
-    scores = iou.threshold_curve(tmp_path / "a.npz", tmp_path / "b.npz", [0, 99.5, 100, 101, 255], "standard")
+    scores = overlap.threshold_curve(tmp_path / "a.npz", tmp_path / "b.npz", [0, 99.5, 100, 101, 255], "standard")
     assert scores["iou"].tolist() == [[1], [1], [0.5], [0], [1]]
-    mean, low, high = iou.band(scores["iou"])
+    mean, low, high = overlap.band(scores["iou"])
     assert mean.tolist() == low.tolist() == high.tolist() == [1, 1, 0.5, 0, 1]
 
 
@@ -56,18 +57,18 @@ def test_equal_to_the_authors_code(golden_iou, tmp_path, name, size):
     ids = [f"{i:06d}" for i in range(len(golden["att_base"]))]
     for side in ("base", "target"):
         maps = golden[f"att_{side}"].numpy()
-        np.testing.assert_array_equal(iou.as_dumped(maps, (size, size)), golden[f"dump_{side}"].numpy())
+        np.testing.assert_array_equal(overlap.as_dumped(maps, (size, size)), golden[f"dump_{side}"].numpy())
         write(tmp_path / f"{side}.npz", ids, maps, image_size=size)
         (tmp_path / side).mkdir()
         for i, picture in zip(ids, golden[f"dump_{side}"].numpy(), strict=True):
             np.save(tmp_path / side / f"{i}.npy", np.repeat(picture[..., None], 3, 2))
     for base in ("base.npz", "base"):  # raw maps of ours, and their folders of finished ones, and both together
         for threshold in (0, 100):
-            scores = iou.compare(tmp_path / base, tmp_path / "target", threshold=threshold)
+            scores = overlap.compare(tmp_path / base, tmp_path / "target", threshold=threshold)
             for kind in ("iou", "dice"):
                 expected = golden[f"official_{kind}_thr{threshold}"].numpy()
                 np.testing.assert_allclose(scores[kind], expected, rtol=0, atol=1e-12)
-            whole = iou.compare(tmp_path / "base", tmp_path / "target", "standard", threshold)["iou"]
+            whole = overlap.compare(tmp_path / "base", tmp_path / "target", "standard", threshold)["iou"]
             np.testing.assert_allclose(whole, golden[f"wholemap_iou_thr{threshold}"].numpy(), atol=1e-12)
 
 
@@ -77,8 +78,8 @@ def test_eight_bits_are_integer_arithmetic():
         level = np.arange(256).clip(0, span)
         maps = (level / 255).astype(np.float32).reshape(1, 16, 16)
         expected = 256 * level // span % 256
-        np.testing.assert_array_equal(iou.as_dumped(maps, (16, 16))[0].ravel(), expected)
-    assert not iou.as_dumped(np.full((1, 2, 2), 0.7, np.float32), (4, 4)).any()
+        np.testing.assert_array_equal(overlap.as_dumped(maps, (16, 16))[0].ravel(), expected)
+    assert not overlap.as_dumped(np.full((1, 2, 2), 0.7, np.float32), (4, 4)).any()
 
 
 def test_resizing_is_bilinear():
@@ -88,7 +89,9 @@ def test_resizing_is_bilinear():
     from lficam.maps import upsample
 
     for size in ((32, 20), (7, 11), (7, 5), (3, 4)):
-        np.testing.assert_allclose(iou._resize(maps, size), upsample(torch.from_numpy(maps), size), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            overlap._resize(maps, size), upsample(torch.from_numpy(maps), size), rtol=0, atol=1e-6
+        )
 
 
 def test_raw_maps_of_different_resolution(tmp_path):
@@ -98,16 +101,16 @@ def test_raw_maps_of_different_resolution(tmp_path):
     base, target = rng.random((5, 4, 4), np.float32), 7 * rng.random((5, 8, 8), np.float32) - 3
     write(tmp_path / "a.npz", "abcde", base, image_size=16)
     write(tmp_path / "b.npz", "abcde", target, image_size=[16, 16])
-    scores = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz", "standard")
+    scores = overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz", "standard")
     a, b = (finish(torch.from_numpy(maps), 16) for maps in (base, target))
     np.testing.assert_allclose(scores["iou"], intersection_over_union(a, b > 100 / 255))
     masks = (b > 0.5).numpy()
-    by_mask = iou.against_masks(tmp_path / "a.npz", masks)
+    by_mask = overlap.against_masks(tmp_path / "a.npz", masks)
     np.testing.assert_allclose(by_mask, intersection_over_union(a, torch.from_numpy(masks)))
     with pytest.raises(InputError, match=r"expected bool \(5, H, W\)"):
-        iou.against_masks(tmp_path / "a.npz", masks[:3])
+        overlap.against_masks(tmp_path / "a.npz", masks[:3])
     with pytest.raises(InputError, match=r"b.npz: the map of image 'a' leaves \[0, 1\]"):
-        iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+        overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz")
 
 
 def test_all_pairs_share_the_images(tmp_path):
@@ -116,14 +119,14 @@ def test_all_pairs_share_the_images(tmp_path):
     for name in ("1st", "2nd", "3rd"):
         write(tmp_path / f"{name}.npz", range(700), rng.random((700, 4, 4), np.float32), image_size=32)
         dumps[name] = open_dump(tmp_path / f"{name}.npz")
-    scores = iou.pairs(dumps)
+    scores = overlap.pairs(dumps)
     assert list(scores) == [("1st", "2nd"), ("1st", "3rd"), ("2nd", "3rd")]
     for (a, b), part in scores.items():
-        alone = iou.compare(dumps[a], dumps[b])
+        alone = overlap.compare(dumps[a], dumps[b])
         np.testing.assert_array_equal(part["iou"], alone["iou"])
-        curve = iou.threshold_curve(dumps[a], dumps[b], [0, 100])
+        curve = overlap.threshold_curve(dumps[a], dumps[b], [0, 100])
         np.testing.assert_array_equal(curve["dice"][1], alone["dice"])
-    table = iou.consensus(scores)
+    table = overlap.consensus(scores)
     assert table.N.tolist() == [700] * 4
     assert table.iou.iloc[3] == pytest.approx(table.iou[:3].mean())
     assert (table.low < table.iou).all()
@@ -135,9 +138,9 @@ def test_order_is_never_changed_in_silence(tmp_path):
     write(tmp_path / "a.npz", "abcd", maps, image_size=8)
     write(tmp_path / "b.npz", "dcab", maps[[3, 2, 0, 1]], image_size=8)
     with pytest.raises(InputError, match=r"number 0 is 'a' in .*a.npz and 'd' in .*--align"):
-        iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
-    same = iou.compare(tmp_path / "a.npz", tmp_path / "a.npz")
-    aligned = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz", align=True)
+        overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+    same = overlap.compare(tmp_path / "a.npz", tmp_path / "a.npz")
+    aligned = overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz", align=True)
     np.testing.assert_array_equal(aligned["iou"], same["iou"])
     np.testing.assert_array_equal(aligned["iou"], 1)
 
@@ -158,7 +161,7 @@ def test_order_is_never_changed_in_silence(tmp_path):
 )
 def test_wrong_options(pair, options, words):
     with pytest.raises(InputError, match=words):
-        iou.compare(*pair, **options)
+        overlap.compare(*pair, **options)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_wrong_options(pair, options, words):
 def test_dumps_that_do_not_match(pair, tmp_path, ids, maps, facts, words):
     write(tmp_path / "other.npz", ids, maps, **facts)
     with pytest.raises(InputError, match=words):
-        iou.compare(pair[0], tmp_path / "other.npz")
+        overlap.compare(pair[0], tmp_path / "other.npz")
 
 
 def test_raw_maps_need_one_image_size(tmp_path):
@@ -181,14 +184,14 @@ def test_raw_maps_need_one_image_size(tmp_path):
     write(tmp_path / "b.npz", "x", maps, image_size=8)
     write(tmp_path / "c.npz", "x", maps, image_size=16)
     with pytest.raises(InputError, match="does not say how large"):
-        iou.compare(tmp_path / "a.npz", tmp_path / "a.npz")
+        overlap.compare(tmp_path / "a.npz", tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"8 x 8 .* 16 x 16"):
-        iou.compare(tmp_path / "b.npz", tmp_path / "c.npz")
-    assert iou.compare(tmp_path / "b.npz", tmp_path / "c.npz", size=8)["iou"].tolist() == [1]
+        overlap.compare(tmp_path / "b.npz", tmp_path / "c.npz")
+    assert overlap.compare(tmp_path / "b.npz", tmp_path / "c.npz", size=8)["iou"].tolist() == [1]
     with pytest.raises(InputError, match="at least two"):
-        iou.pairs({"one": tmp_path / "b.npz"})
+        overlap.pairs({"one": tmp_path / "b.npz"})
     with pytest.raises(InputError, match="at least one threshold"):
-        iou.threshold_curve(tmp_path / "b.npz", tmp_path / "b.npz", [])
+        overlap.threshold_curve(tmp_path / "b.npz", tmp_path / "b.npz", [])
 
 
 def test_shuffled_is_the_next_images_map(tmp_path, monkeypatch):
@@ -198,13 +201,13 @@ def test_shuffled_is_the_next_images_map(tmp_path, monkeypatch):
         write(tmp_path / f"{name}.npz", "12345", rng.random((5, side, side)).astype(np.float32), image_size=12)
     given = tmp_path / "a.npz", tmp_path / "b.npz"
     maps = finish(torch.from_numpy(open_dump(given[1]).read(range(5))), 12).numpy()
-    expected = iou.against_masks(given[0], np.roll(maps > np.float32(100 / 255), -1, axis=0))
+    expected = overlap.against_masks(given[0], np.roll(maps > np.float32(100 / 255), -1, axis=0))
     for images in (1, 2, 5, 9):
-        monkeypatch.setattr(iou, "PIXELS", images * 144)
-        assert np.array_equal(iou.shuffled(*given), expected)
+        monkeypatch.setattr(overlap, "PIXELS", images * 144)
+        assert np.array_equal(overlap.shuffled(*given), expected)
     write(tmp_path / "c.npz", "123", np.zeros((3, 4, 4), np.float32), image_size=12)
     with pytest.raises(InputError, match=r"a\.npz holds 5 maps and \S+c\.npz 3: dump the same images"):
-        iou.shuffled(given[0], tmp_path / "c.npz")
+        overlap.shuffled(given[0], tmp_path / "c.npz")
 
 
 def test_comparing_takes_constant_memory(tmp_path):
@@ -216,8 +219,8 @@ def test_comparing_takes_constant_memory(tmp_path):
                 add(np.roll(piece, i, 2) if name == "b" else piece)
     tracemalloc.start()
     try:
-        scores = iou.compare(tmp_path / "a.npz", tmp_path / "b.npz")
-        iou.shuffled(tmp_path / "a.npz", tmp_path / "b.npz")
+        scores = overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+        overlap.shuffled(tmp_path / "a.npz", tmp_path / "b.npz")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import lficam
-from lficam import data, lr_range
+from lficam.data import datasets
 from lficam.errors import InputError
-from lficam.recipes import Recipe
+from lficam.training import lr_range
+from lficam.training.recipes import Recipe
 
 RECIPE = Recipe(epochs=1, batch_size=16, nesterov=True, bias_lr=2.0)
 
@@ -20,7 +21,7 @@ def finder(pytestconfig):
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("photo-digits", "train", count=64)
+    return datasets.load("photo-digits", "train", count=64)
 
 
 def test_rates_and_smoothing_equal_the_authors(finder):

@@ -9,13 +9,13 @@ from networks import all_classes, golden_outputs
 from torch import nn
 
 import lficam
-from lficam.authors import explainer_state
-from lficam.checkpoints import load_state
-from lficam.features import Layer
+from lficam.explainers.features import Layer
+from lficam.explainers.mechanism import LCAM, TAME, class_maps
+from lficam.files import PACKAGE
 from lficam.losses import explanation_loss, mask_area, mask_variation
 from lficam.maps import upsample
-from lficam.mechanism import LCAM, TAME, class_maps
-from lficam.workspace import PACKAGE
+from lficam.models.authors import explainer_state
+from lficam.models.checkpoints import load_state
 
 # branch: whether it has a norm, whether it adds its features, its activation
 BRANCHES = {

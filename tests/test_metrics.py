@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lficam.errors import InputError
-from lficam.metrics import (
+from lficam.metrics.localisation import (
     correct,
     energy_in_mask,
     intersection_over_union,

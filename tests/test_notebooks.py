@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from lficam import run
 from lficam.errors import InputError
+from lficam.lab.notebooks import run
 
 NAME = "01_train_lficam"
 

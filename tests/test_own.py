@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import lficam
-from lficam import data, loop, own, scoring
-from lficam.recipes import Recipe
+from lficam.data import arrays, datasets
+from lficam.metrics import scoring
+from lficam.training import loop
+from lficam.training.recipes import Recipe
 
 PIXELS = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 2
@@ -16,21 +18,21 @@ def test_pixels_come_back():
     images = lficam.images(PIXELS.numpy(), LABELS.tolist(), name="mine", split="test")
     assert (images.ids[3], images.classes, images.size, len(images)) == ("mine/test/00003", ("0", "1"), 32, 20)
     assert torch.equal(images.pixels(range(20)), PIXELS / 255)
-    same = own.images(PIXELS / 255, LABELS, name="mine", split="test")
+    same = arrays.images(PIXELS / 255, LABELS, name="mine", split="test")
     assert same.digest == images.digest
-    (batch,) = data.batches(images, 20, augment=True)
+    (batch,) = datasets.batches(images, 20, augment=True)
     assert not torch.equal(batch.pixels, PIXELS / 255)
-    (batch,) = data.batches(own.images(PIXELS, LABELS, pad=0), 20, augment=True)
+    (batch,) = datasets.batches(arrays.images(PIXELS, LABELS, pad=0), 20, augment=True)
     assert torch.equal(batch.pixels, PIXELS / 255)
 
 
 def test_normalisation_is_measured_or_given():
-    images = own.images(PIXELS, LABELS)
+    images = arrays.images(PIXELS, LABELS)
     expected = PIXELS.double() / 255
     assert images.mean == pytest.approx(expected.mean((0, 2, 3)).tolist(), abs=1e-12)
     assert images.std == pytest.approx(expected.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
-    assert min(own.images(torch.zeros_like(PIXELS), LABELS).std) > 0
-    assert own.images(PIXELS, LABELS, mean=(0.5, 0.4, 0.3)).mean == (0.5, 0.4, 0.3)
+    assert min(arrays.images(torch.zeros_like(PIXELS), LABELS).std) > 0
+    assert arrays.images(PIXELS, LABELS, mean=(0.5, 0.4, 0.3)).mean == (0.5, 0.4, 0.3)
 
 
 def test_a_model_learns_and_is_scored(tmp_path):
@@ -67,4 +69,4 @@ def test_a_model_learns_and_is_scored(tmp_path):
 )
 def test_what_is_refused(change, sentence):
     with pytest.raises(lficam.InputError, match=sentence):
-        own.images(**{"pixels": PIXELS, "labels": LABELS} | change)
+        arrays.images(**{"pixels": PIXELS, "labels": LABELS} | change)

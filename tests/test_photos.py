@@ -11,10 +11,14 @@ import torch
 from PIL import ExifTags, Image
 
 import lficam
-from lficam import baselines, checkpoints, classifiers, data, photos, sources
+from lficam.data import datasets, sources
 from lficam.errors import InputError
+from lficam.explainers import controls
+from lficam.explainers import frozen as classifiers
+from lficam.lab import photos
 from lficam.maps import finish
-from lficam.torchvision_backbones import load
+from lficam.models import checkpoints
+from lficam.models.resnets import load
 
 
 def scene(height=24, width=32):
@@ -39,7 +43,7 @@ def test_read_as_data_sets_are(tmp_path):
     (tmp_path / "a").mkdir()
     for i in range(3):
         scene(40 + i, 60).save(tmp_path / "a" / f"{i}.png")
-    images = data.load("folder", "train", root=tmp_path, size=32)
+    images = datasets.load("folder", "train", root=tmp_path, size=32)
     assert torch.equal(photos.read_photo(tmp_path / images.ids[0], 32), images.pixels([0])[0])
 
 
@@ -317,13 +321,13 @@ def test_explain_by_an_attention_of_no_class(method):
 
 
 def test_explain_by_a_baseline_that_needs_gradients(plain, monkeypatch):
-    class Gradient(baselines.Centre):
+    class Gradient(controls.Centre):
         def __call__(self, pixels, target):
             pixels = pixels.clone().requires_grad_()
             scores = self.classifier(pixels).gather(1, target[:, None]).sum()
             return torch.autograd.grad(scores, pixels)[0].abs().sum(1)
 
-    monkeypatch.setitem(baselines.METHODS, "gradient", Gradient)
+    monkeypatch.setitem(controls.METHODS, "gradient", Gradient)
     explainer = lficam.baseline(classifiers.freeze(plain), "gradient")
     one, two = photos.explain_photo(explainer, noise(), [1, 2])
     assert one.raw.shape == (32, 32)

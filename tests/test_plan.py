@@ -12,9 +12,13 @@ import torch
 from test_reproduce import JOBS, toy
 from torch.utils.flop_counter import FlopCounterMode
 
-from lficam import attention, classifiers, cli, costs, explainer, plan, run, workspace
+from lficam import cli, files
 from lficam.errors import InputError
-from lficam.training import Job, Recipe
+from lficam.explainers import frozen, learned
+from lficam.lab.graph import costs, plan
+from lficam.lab.notebooks import run
+from lficam.models import attention
+from lficam.training.jobs import Job, Recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "reproduce.md").read_text()
@@ -84,7 +88,7 @@ def test_another_version_of_the_package_finishes_its_notebooks_anew(home, monkey
     toy(home, "01_toy", jobs=JOBS)
     package = tmp_path_factory.mktemp("installed") / "lficam"
     shutil.copytree(ROOT / "lficam", package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(workspace, "PACKAGE", package)
+    monkeypatch.setattr(files, "PACKAGE", package)
     training, notebook, _ = (step.id for step in plan.collect("smoke"))
     for changed in ("maps.py", "tables/papers/ad_ic.csv"):
         with (package / changed).open("a") as file:
@@ -151,7 +155,7 @@ def test_a_marker_counts_only_while_it_stands_for_something(copied, smoke):
 
 def test_operations_are_those_of_a_real_batch():
     cost = costs._count(json.dumps(["plain", "resnet-8", {}]), json.dumps(["tame", {}, []]), 10, 32)
-    model = explainer.attach(classifiers.freeze(attention.create("plain", "resnet-8", 10), size=32), "tame").train()
+    model = learned.attach(frozen.freeze(attention.create("plain", "resnet-8", 10), size=32), "tame").train()
     with FlopCounterMode(display=False) as counter:
         model.loss(torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))[0]["total"].backward()
     # Masks are made of all labels of a batch, and fused for each: a little more with four.

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from lficam import recipes
 from lficam.errors import InputError
-from lficam.recipes import Recipe
+from lficam.training import recipes
+from lficam.training.recipes import Recipe
 
 
 @pytest.fixture

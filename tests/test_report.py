@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lficam import latex, pictures
 from lficam.cli import main
-from lficam.finished import publish
-from lficam.reading import difference, reading
-from lficam.report import write_index
-from lficam.results import Report
+from lficam.lab.notebooks.finished import publish
+from lficam.lab.report import latex
+from lficam.lab.report.page import write_index
+from lficam.lab.report.reading import difference, reading
+from lficam.lab.report.results import Report
+from lficam.plots import pictures
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = '<script>alert("1")</script> & 50 % of_$x$ {y} ~^\\ #1 — Δ'

@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 
-from lficam import cli, plan, reproduce, run, steps, workspace
+from lficam import cli, files
 from lficam.errors import InputError
+from lficam.lab.graph import plan, reproduce, steps
+from lficam.lab.notebooks import run
 
 PARAMETERS = 'profile = "lab"\noutput = ""\nlr = 0.1'
 RECORD = """
@@ -141,7 +143,8 @@ def test_a_second_one_is_refused_and_names_the_first(home, capsys):
 
 def test_snakemake_alone_has_no_lock_and_is_refused(home):
     toy(home, "01_quick")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", workspace.PACKAGE / "Snakefile", "--cores", "1"]
+    snakefile = files.PACKAGE / "lab" / "graph" / "Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", "1"]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "Start this by `lficam reproduce`" in done.stderr
@@ -198,7 +201,7 @@ def test_a_page_that_cannot_be_written_hides_no_failure(home, monkeypatch, capsy
     _, found = plan.read(path)
     watch = reproduce.Watch(plan.folder("smoke"), found, set(found))
     watch.failed[next(iter(found))] = 1, "no luck today"
-    monkeypatch.setattr("lficam.run.write_index", lambda _: 1 / 0)
+    monkeypatch.setattr("lficam.lab.notebooks.run.write_index", lambda _: 1 / 0)
     monkeypatch.setattr(run, "keep", lambda *_: pytest.fail("it failed itself"))
     with pytest.raises(run.RunError, match="no luck today"):
         reproduce._finish("smoke", found, watch, 1, False)
@@ -290,7 +293,7 @@ def test_a_full_disk_is_one_sentence(home, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(workspace.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(InputError, match=r"Cannot write \S+index.html: No space left on device"):
         steps.perform(str(path), "report-smoke")
     with pytest.raises(InputError, match=r"Cannot write \S+plan.json: No space left on device"):
@@ -310,7 +313,7 @@ def test_causes(tmp_path):
 def test_the_slurm_profile_is_of_the_snakefiles_rules():
     root = Path(__file__).parents[1] / "workflow"
     settings = yaml.safe_load((root / "profiles" / "slurm" / "config.yaml").read_text())
-    lines = (workspace.PACKAGE / "Snakefile").read_text().splitlines()
+    lines = (files.PACKAGE / "lab" / "graph" / "Snakefile").read_text().splitlines()
     rules = {line.split()[1].rstrip(":") for line in lines if line[:5] == "rule "}
     assert rules == {"all", *plan.KINDS}
     for key in ("set-resources", "set-threads"):

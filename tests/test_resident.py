@@ -7,13 +7,13 @@ import torch
 
 import lficam
 from benchmarks.checks import random_images
-from lficam import data, resident, sources
-from lficam.loop import fit
-from lficam.recipes import Recipe
+from lficam.data import datasets, resident, sources
+from lficam.training.loop import fit
+from lficam.training.recipes import Recipe
 
 
 def batches(images, **options):
-    return [(b.pixels.contiguous(), b.labels, b.indices) for b in data.batches(images, 7, seed=3, **options)]
+    return [(b.pixels.contiguous(), b.labels, b.indices) for b in datasets.batches(images, 7, seed=3, **options)]
 
 
 @pytest.mark.parametrize("mirror", [True, False])
@@ -37,17 +37,17 @@ def test_every_crop_and_side():
     top, left, flip = (torch.tensor(column).numpy() for column in zip(*places, strict=True))
     there = resident.place(images, "cpu")
     there.source.draw = lambda rows, seed: (top, left, flip.astype(bool))  # noqa: ARG005 - in place of the drawn
-    (found,) = data.batches(there, 50, augment=True)
+    (found,) = datasets.batches(there, 50, augment=True)
     expected = sources.shift(images.source.data.numpy(), 2, top, left, flip.astype(bool))
     assert torch.equal(found.pixels, sources.unit(torch.from_numpy(expected), "cpu"))
 
 
 def test_photo_digits_and_new_labels():
-    images = data.load("photo-digits", "train", count=60)
+    images = datasets.load("photo-digits", "train", count=60)
     there = resident.place(images, "cpu")
     there = dataclasses.replace(there, labels=9 - there.labels)  # as an explainer's are, after it was placed
-    (batch,) = data.batches(there, 60, shuffle=True, augment=True, seed=1)
-    (plain,) = data.batches(images, 60, shuffle=True, augment=True, seed=1)
+    (batch,) = datasets.batches(there, 60, shuffle=True, augment=True, seed=1)
+    (plain,) = datasets.batches(images, 60, shuffle=True, augment=True, seed=1)
     assert torch.equal(batch.labels, 9 - plain.labels)
     assert torch.equal(batch.pixels, plain.pixels)
     assert there.digest != images.digest  # of the labels

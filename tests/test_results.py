@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import lficam
-from lficam import recipes, workspace
+from lficam import files
 from lficam.errors import InputError
-from lficam.results import (
+from lficam.lab.report.results import (
     Report,
     backbone_title,
     beside_published,
@@ -27,6 +27,7 @@ from lficam.results import (
     show,
     wilson,
 )
+from lficam.training import recipes
 
 
 def test_wilson_by_hand():
@@ -77,7 +78,7 @@ def test_tables_come_with_the_package(home, monkeypatch):
     monkeypatch.chdir(home)
     assert len(published_faithfulness()) > 100
     assert {"abn", "lfi-cam"} <= {row["method"] for row in recipes.read()}
-    assert all(workspace.table(name).is_file() for name in workspace.TABLES)
+    assert all(files.table(name).is_file() for name in files.TABLES)
 
 
 def test_beside_published_keeps_both_sides():
@@ -135,7 +136,7 @@ def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch, place, known):
     for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     (tmp_path / place / "lficam").mkdir(parents=True)
-    monkeypatch.setattr(workspace, "PACKAGE", tmp_path / place / "lficam")
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / place / "lficam")
     commit = provenance()["commit"]
     assert bool(re.fullmatch("[0-9a-f]{40}", commit)) == known
     assert known or commit == "unknown"
@@ -146,7 +147,7 @@ def test_atomic_keeps_the_earlier_file(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with workspace.atomic(path, "w") as file:
+        with files.atomic(path, "w") as file:
             file.write("half")
             raise RuntimeError
 
@@ -160,7 +161,7 @@ def test_atomic_blames_the_disk_for_the_file_alone(tmp_path):
     """An error of what happens meanwhile passes as it is, be it of the same kind."""
     path = tmp_path / "a.txt"
     for error in (FileNotFoundError(errno.ENOENT, "No such file"), OSError(errno.ENOSPC, "of another disk"), OSError()):
-        with pytest.raises(OSError) as caught, workspace.atomic(path):  # noqa: PT011
+        with pytest.raises(OSError) as caught, files.atomic(path):  # noqa: PT011
             raise error
         assert caught.value is error
     assert not list(tmp_path.iterdir())
@@ -181,9 +182,9 @@ def test_atomic_says_what_helps(tmp_path, monkeypatch, step, number, todo):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(workspace.os, step, refuse)
+    monkeypatch.setattr(files.os, step, refuse)
     sentence = rf"^Cannot write .*a\.txt: {os.strerror(number)}\. {todo}\.$"
-    with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt") as file:
+    with pytest.raises(InputError, match=sentence), files.atomic(tmp_path / "a.txt") as file:
         file.write(b"x")
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +196,7 @@ def test_atomic_sees_refused_writes(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         sentence = r"Cannot write .*a\.txt: File too large\. Choose another folder\.$"
-        with pytest.raises(InputError, match=sentence), workspace.atomic(tmp_path / "a.txt", "w") as file:
+        with pytest.raises(InputError, match=sentence), files.atomic(tmp_path / "a.txt", "w") as file:
             file.write("x" * 10**5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -206,7 +207,7 @@ def test_atomic_leaves_the_umask_to_the_system(tmp_path, monkeypatch):
     """No moment without a mask, in which another thread's files would be everybody's."""
     before = os.umask(0o027)
     monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the mask is the process's"))
-    with workspace.atomic(tmp_path / "a.txt", "w") as file:
+    with files.atomic(tmp_path / "a.txt", "w") as file:
         file.write("x")
     monkeypatch.undo()
     os.umask(before)

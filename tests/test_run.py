@@ -13,9 +13,9 @@ import nbformat
 import pytest
 
 from lficam import InputError
-from lficam.finished import OURS, page_tables, publish, read_record, staging, sweep
-from lficam.report import write_index
-from lficam.run import RunError, prepare, run, run_all
+from lficam.lab.notebooks.finished import OURS, page_tables, publish, read_record, staging, sweep
+from lficam.lab.notebooks.run import RunError, prepare, run, run_all
+from lficam.lab.report.page import write_index
 
 PARAMETERS = 'profile = "lab"\noutput = ""\nlr = 0.1\nepochs = 2\nname = "a"\nsteps = [1, 2]\nfast = True\nextra = None'
 RECORD = """
@@ -155,7 +155,7 @@ def test_unknown_names_and_overrides(home):
 
 def test_what_the_package_lacks_is_told_before_anything_is_trained(home, monkeypatch):
     toy(home)
-    monkeypatch.setattr("lficam.workspace.PACKAGE", home / "lficam")
+    monkeypatch.setattr("lficam.files.PACKAGE", home / "lficam")
     with pytest.raises(InputError, match=r"tables/recipes\.csv is not there.*install lficam again"):
         run("01_toy", "smoke")
     assert not (home / "reports").exists()
@@ -258,7 +258,7 @@ def test_run_all_goes_on_and_checks_first(home, capsys):
 )
 def test_failures_around_the_kernel(home, monkeypatch, failure, code, words):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(failure))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(failure))
     with pytest.raises((InputError, RunError), match=words) as caught:
         run("01_toy", "smoke")
     assert getattr(caught.value, "code", 2) == code
@@ -274,7 +274,7 @@ def test_failures_around_the_kernel(home, monkeypatch, failure, code, words):
 )
 def test_the_disk_is_blamed_for_nothing_else(home, monkeypatch, failure, words):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(failure))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(failure))
     with pytest.raises(InputError) as caught:
         run("01_toy", "smoke")
     assert words in str(caught.value)
@@ -283,30 +283,32 @@ def test_the_disk_is_blamed_for_nothing_else(home, monkeypatch, failure, words):
 
 def test_the_kernel_is_blamed_for_nothing_else(home, monkeypatch):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(RecursionError("too deep")))
+    monkeypatch.setattr(
+        "lficam.lab.notebooks.run.Kernel.execute", lambda *_: (_ for _ in ()).throw(RecursionError("too deep"))
+    )
     with pytest.raises(RecursionError):
         run("01_toy", "smoke")
 
 
 def test_a_page_that_cannot_be_written_hides_nothing(home, monkeypatch, capsys):
     toy(home)
-    monkeypatch.setattr("lficam.run.write_index", lambda _: 1 / 0)
-    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("smoke"))
+    monkeypatch.setattr("lficam.lab.notebooks.run.write_index", lambda _: 1 / 0)
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", without_kernel("smoke"))
     assert run("01_toy", "smoke").is_file()  # a success stays one
     assert "The page of reports/smoke is not up to date: ZeroDivisionError" in capsys.readouterr().err
-    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("lab"))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", without_kernel("lab"))
     with pytest.raises(RunError, match="names profile 'lab'"):
         run("01_toy", "smoke")
 
 
 def test_a_full_disk_hides_no_failure(home, monkeypatch, capsys):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("lab"))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", without_kernel("lab"))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lficam.workspace.os.fsync", full)
+    monkeypatch.setattr("lficam.files.os.fsync", full)
     with pytest.raises(RunError, match="names profile 'lab'"):
         run("01_toy", "smoke")
     assert "No space left on device" in capsys.readouterr().err
@@ -345,7 +347,7 @@ def without_kernel(profile):
 
 def test_a_record_of_another_profile(home, monkeypatch):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("lab"))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", without_kernel("lab"))
     with pytest.raises(RunError, match="names profile 'lab' instead of 'smoke'") as caught:
         run("01_toy", "smoke")
     assert caught.value.code == 5
@@ -353,7 +355,7 @@ def test_a_record_of_another_profile(home, monkeypatch):
 
 def test_a_broken_exporter_costs_no_result(home, monkeypatch, capsys):
     toy(home)
-    monkeypatch.setattr("lficam.run.Kernel.execute", without_kernel("smoke"))
+    monkeypatch.setattr("lficam.lab.notebooks.run.Kernel.execute", without_kernel("smoke"))
     monkeypatch.setattr("nbconvert.HTMLExporter.from_filename", lambda *_: 1 / 0)
     assert run("01_toy", "smoke").is_file()
     assert "01_toy: no HTML written (ZeroDivisionError" in capsys.readouterr().err
@@ -370,7 +372,7 @@ def test_run_all_stops_when_interrupted(home, monkeypatch):
         started.append(plan.name)
         raise RunError(f"{plan.name}: interrupted", 130)
 
-    monkeypatch.setattr("lficam.run.execute", execute)
+    monkeypatch.setattr("lficam.lab.notebooks.run.execute", execute)
     with pytest.raises(RunError) as caught:
         run_all(profile="smoke")
     assert (caught.value.code, started) == (130, ["01_toy"])
@@ -468,7 +470,7 @@ def test_sweep_finishes_a_swap_that_was_cut(home, monkeypatch):
     """Of an earlier process that had this one's number."""
     dead, other = staging(home, "a"), home / f".c.elsewhere.{os.getpid()}"
     cut = Path(f"{staging(home, 'b')}.old")
-    monkeypatch.setattr("lficam.finished.OURS", "0123abcd")
+    monkeypatch.setattr("lficam.lab.notebooks.finished.OURS", "0123abcd")
     for path in (dead, other, cut):
         path.mkdir()
     sweep(home)

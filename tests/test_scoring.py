@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import lficam
-from lficam import data, faithfulness, features, measures, metrics, scoring
-from lficam.classifiers import freeze
+from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.explainers import features
+from lficam.explainers.frozen import freeze
 from lficam.maps import finish
+from lficam.metrics import faithfulness, localisation, measures, scoring
 
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("photo-digits", "test", count=20)
+    return datasets.load("photo-digits", "test", count=20)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +187,8 @@ def test_curves_and_road_equal_a_loop(sharp, images, everything):
                 logits = classifier.answer(image)[0]  # the noise leaves [0, 1]
                 assert logits.topk(2).values.diff().abs() > 1e-3  # else rounding decides
                 assert row[f"{kind}_{share}"] == (logits.argmax() == target).item()
-        assert row.sparsity == pytest.approx(metrics.sparsity(maps).item(), abs=1e-6)
-        assert row.pointing == metrics.pointing_game(maps, images.masks[[i]]).item()
+        assert row.sparsity == pytest.approx(localisation.sparsity(maps).item(), abs=1e-6)
+        assert row.pointing == localisation.pointing_game(maps, images.masks[[i]]).item()
 
 
 def test_measures_tell_something(everything):

@@ -9,11 +9,13 @@ import torch
 import lficam
 from benchmarks.checks import RECIPE, random_images, steps, trainable
 from benchmarks.waits import Waits
-from lficam import checkpoints, loop, resident, speed
 from lficam.cli import main
+from lficam.data import resident
 from lficam.errors import InputError
-from lficam.recipes import Recipe
-from lficam.training import Job, train
+from lficam.models import checkpoints
+from lficam.training import loop, speed
+from lficam.training.jobs import Job, train
+from lficam.training.recipes import Recipe
 
 
 def model_of(method="lfi-cam"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lficam import stability
 from lficam.errors import InputError
-from lficam.training import train
+from lficam.lab import stability
+from lficam.training.jobs import train
 
 RECIPE = {"epochs": 1, "milestones": []}
 

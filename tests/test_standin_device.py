@@ -16,11 +16,15 @@ from standin import DEVICE, Standin
 from torch.utils._python_dispatch import _disable_current_modes
 
 import lficam
-from lficam import checkpoints, conventions, data, evaluation, loop, measures, scoring, sweep, training
-from lficam.classifiers import freeze
-from lficam.photos import explain_photo
-from lficam.recipes import Recipe
-from lficam.resident import place
+from lficam.data import datasets
+from lficam.data.resident import place
+from lficam.explainers.frozen import freeze
+from lficam.lab.photos import explain_photo
+from lficam.metrics import conventions, evaluation, measures, scoring
+from lficam.models import checkpoints
+from lficam.training import jobs as training
+from lficam.training import loop, sweep
+from lficam.training.recipes import Recipe
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CLASSIFIERS = ("plain", "abn", "lfi-cam")
@@ -36,7 +40,7 @@ def standin():
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("photo-digits", "test", count=12)
+    return datasets.load("photo-digits", "test", count=12)
 
 
 def frozen():
@@ -115,7 +119,7 @@ def test_the_stand_in_counts_what_the_host_waits_for(standin):
     evaluation.correct(x[None], torch.tensor([0], device=DEVICE))
     with pytest.raises(lficam.InputError):
         measures.metrics.sparsity(x.view(1, 2, 2) * torch.nan)
-    assert ("nonzero", "metrics.py") in {(what, place.partition(":")[0]) for what, place in standin.waits}
+    assert ("nonzero", "localisation.py") in {(what, place.partition(":")[0]) for what, place in standin.waits}
 
 
 # --- training
@@ -130,7 +134,7 @@ def test_a_training_step_does_not_wait(standin, images, method, precision):
         model = made(method).to(device, memory_format=torch.channels_last).train()
         optimizer, sums = loop.sgd(model, recipe), 0
         torch.manual_seed(0)
-        for pixels, labels, _ in data.batches(place(images, device), 6, augment=True, shuffle=True, device=device):
+        for pixels, labels, _ in datasets.batches(place(images, device), 6, augment=True, shuffle=True, device=device):
             standin.waits.clear()
             loop.set_rates(optimizer, 0.1, 0.9)
             terms, hits = loop.train_step(model, optimizer, pixels, labels, recipe)
@@ -271,7 +275,7 @@ def test_a_scored_batch_waits_once(standin, images, what):
 def test_roads_of_all_explainers_are_one_solve(standin, monkeypatch):
     """Conjugate gradients are looked at every ten iterations; three explainers need no more looks than the hardest."""
     monkeypatch.setattr(measures, "ROAD", (30, 70))
-    few, waits = data.load("photo-digits", "test", count=2, size=16), []
+    few, waits = datasets.load("photo-digits", "test", count=2, size=16), []
     for names in (["tame"], ["tame", "l-cam-img", "t-tame"]):
         columns, count = waited(standin, names, few, measures=("road",))
         waits.append(count)
@@ -334,7 +338,7 @@ def test_a_notebook(standin, notebook, smaller, home, monkeypatch):  # noqa: ARG
     for module in (loop, sweep, training):
         monkeypatch.setattr(module, "best_device", lambda: DEVICE)
     monkeypatch.setattr(sweep, "_run", trained_here)
-    monkeypatch.setattr("lficam.pictures.save", lambda *_: None)
+    monkeypatch.setattr("lficam.plots.pictures.save", lambda *_: None)
     (home / "data").symlink_to(NOTEBOOKS.parent / "data")
     settings = yaml.safe_load((NOTEBOOKS / "profiles" / "smoke" / f"{notebook}.yaml").read_text())
     settings |= {"train_count": 10, "validation_count": 10, "test_count": 10, "output": str(home / "out")}

@@ -24,12 +24,15 @@ from PIL import Image
 from torch import nn
 
 import lficam
-from lficam import checkpoints, data, scoring, workspace
-from lficam.classifiers import freeze
+from lficam import files
 from lficam.cli import main
-from lficam.configuration import describe, function
+from lficam.data import datasets
 from lficam.errors import InputError
-from lficam.evaluation import randomised
+from lficam.explainers.frozen import freeze
+from lficam.metrics import scoring
+from lficam.metrics.configuration import describe, function
+from lficam.metrics.evaluation import randomised
+from lficam.models import checkpoints
 
 ALL = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 
@@ -64,7 +67,7 @@ def made(count=20):
     """Explainers of one classifier and images: the same in every process."""
     torch.manual_seed(1)
     classifier = freeze(Net(), size=32)
-    images = data.load("photo-digits", "test", count=count)
+    images = datasets.load("photo-digits", "test", count=count)
     return {"grey": Grey(classifier), "sharp": Grey(classifier, 3)}, images
 
 
@@ -151,7 +154,7 @@ def test_cut_before_the_table_was_finished(tmp_path, whole, monkeypatch):
     path = tmp_path / "a.csv"
     for step in ("workspace.atomic", "leave_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"lficam.streaming.{step}", lambda *_: 1 / 0)
+            patch.setattr(f"lficam.metrics.streaming.{step}", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 scoring.score(*made(), path, batch_size=4)
     Grey.calls = 0
@@ -185,7 +188,7 @@ def test_other_settings_are_refused(tmp_path):
 
 
 def test_weights_of_a_mechanism_are_part_of_the_settings(tmp_path):
-    images = data.load("photo-digits", "test", count=2)
+    images = datasets.load("photo-digits", "test", count=2)
     classifier = freeze(Net(), size=32)
     scoring.score({"tame": lficam.attach(classifier, "l-cam-img")}, images, tmp_path / "a.csv")
     with pytest.raises(InputError, match="another explainers tame weights"):
@@ -241,7 +244,7 @@ def test_where_nothing_can_be_locked_nothing_is(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    with workspace.locked(tmp_path / "a.csv"):
+    with files.locked(tmp_path / "a.csv"):
         (tmp_path / "a.csv").touch()
 
 
@@ -302,7 +305,7 @@ def broken(tmp_path):
 
 
 def test_images_that_cannot_be_read_are_left_out_by_name(broken, tmp_path, capsys):
-    images = data.load("folder", "test", root=broken, size=32)
+    images = datasets.load("folder", "test", root=broken, size=32)
     bad = [images.ids[i] for i in (2, 3, 11)]
     explainers, _ = made()
     table = scoring.score(explainers, images, tmp_path / "a.csv", batch_size=2)
@@ -327,14 +330,14 @@ def test_images_that_cannot_be_read_are_left_out_by_name(broken, tmp_path, capsy
     assert merged.image.tolist() == table.image.tolist()
     np.testing.assert_allclose(merged.masked_50, table.masked_50, atol=1e-5)
     with pytest.raises(InputError, match="Cannot read"):
-        list(data.batches(images, 4))
+        list(datasets.batches(images, 4))
 
 
 def test_workers_report_the_same_failures(broken):
-    images, found = data.load("folder", "test", root=broken, size=32), {}
+    images, found = datasets.load("folder", "test", root=broken, size=32), {}
     for workers in (0, 1):
         failed = []
-        parts = list(data.batches(images, 4, workers=workers, failed=failed))
+        parts = list(datasets.batches(images, 4, workers=workers, failed=failed))
         found[workers] = torch.cat([part.pixels for part in parts]), [part.indices.tolist() for part in parts], failed
     assert found[0][1] == found[1][1] == [[0, 1], [4, 5, 6, 7], [8, 9, 10]]
     assert torch.equal(found[0][0], found[1][0])
@@ -343,7 +346,7 @@ def test_workers_report_the_same_failures(broken):
 
 
 def test_all_images_fail(broken, tmp_path):
-    images = data.load("folder", "test", root=broken, size=32).subset([2, 3, 11])
+    images = datasets.load("folder", "test", root=broken, size=32).subset([2, 3, 11])
     for path in (None, tmp_path / "a.csv"):
         with pytest.raises(InputError, match="None of the 3 images could be read, so there are no scores; the first: "):
             scoring.score(made()[0], images, path, batch_size=2)
@@ -429,7 +432,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     classifier = freeze(Net(), size=16)
     ids = tuple(f"endless/{i:06}" for i in range(n))
     labels, rows = torch.zeros(n, dtype=torch.long), torch.arange(n)
-    images = data.Images("endless", "test", ("a",), labels, ids, 16, (0,) * 3, (1,) * 3, Endless(), rows)
+    images = datasets.Images("endless", "test", ("a",), labels, ids, 16, (0,) * 3, (1,) * 3, Endless(), rows)
     explainers = {"a": Watch(classifier), "b": Grey(classifier, 2)}
     table = scoring.score(explainers, images, tmp_path / "a.csv", batch_size=500, fractions=(0.5,), measures="masking")
     assert len(table) == 2 * n

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import lficam
-from lficam import checkpoints, sweep, workspace
-from lficam.classifiers import find
+from lficam import files
 from lficam.errors import InputError
-from lficam.recipes import explainer_recipe
-from lficam.sweep import frozen, train_all
-from lficam.training import Job, Recipe, finished_folder, train
+from lficam.explainers.frozen import find
+from lficam.models import checkpoints
+from lficam.training import sweep
+from lficam.training.jobs import Job, Recipe, finished_folder, train
+from lficam.training.recipes import explainer_recipe
+from lficam.training.sweep import frozen, train_all
 
 
 @contextlib.contextmanager
@@ -177,8 +179,8 @@ def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG0
 )
 def test_cores_are_those_that_may_be_used(quota, slurm, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr(workspace, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(files, "_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
     if quota:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert workspace.cores() == expected
+    assert files.cores() == expected

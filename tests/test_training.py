@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 import lficam
-from lficam import checkpoints, loop, training, workspace
+from lficam import files
 from lficam.errors import InputError
-from lficam.loop import fit
-from lficam.lr_range import lr_range
-from lficam.training import Job, Recipe, train
+from lficam.models import checkpoints
+from lficam.training import jobs, loop
+from lficam.training.jobs import Job, Recipe, train
+from lficam.training.loop import fit
+from lficam.training.lr_range import lr_range
 
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)
 JOB = Job("lfi-cam", "resnet-8", train_count=64, validation_count=60, recipe=RECIPE)
@@ -48,7 +50,7 @@ def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path)
     monkeypatch.setenv("LFICAM_HOME", str(other))
     kill_after_epoch(2, other)
     folder = other / uncut.folder.relative_to(home)
-    done = len(training.read_history(folder))
+    done = len(jobs.read_history(folder))
     assert 2 <= done < 4
     resumed = train(JOB)
     assert resumed.folder == folder
@@ -119,7 +121,7 @@ def test_precision_of_a_runs_name_is_what_it_means_on_the_device(monkeypatch):
     loop.precision_of.cache_clear()
     images = JOB.images("train", 16)
     names = {
-        (precision, device): training.run_folder(
+        (precision, device): jobs.run_folder(
             dataclasses.replace(JOB, recipe=Recipe(precision=precision)), images, device=device
         ).name
         for precision in ("auto", "float32", "bfloat16")
@@ -202,7 +204,7 @@ def test_two_runs_of_one_folder():
     job = dataclasses.replace(JOB, recipe=dataclasses.replace(RECIPE, epochs=1))
     folder = train(job).folder
     before = weights(folder)
-    with workspace.locked(folder / "last.pt"):
+    with files.locked(folder / "last.pt"):
         assert train(job).found
         with pytest.raises(InputError, match=r"Another run is writing .*last\.pt: wait for it, then the same command"):
             train(job, fresh=True)
@@ -331,25 +333,25 @@ def test_a_default_that_is_given_is_the_same_run():
     images = job.images("train", 48)
     layers = [f"backbone.stages.{i}" for i in range(3)]
     spelt = dataclasses.replace(job, layers=layers, options={"space": "pixels", "masks": "batch"})
-    assert training.run_folder(spelt, images) == training.run_folder(job, images)
+    assert jobs.run_folder(spelt, images) == jobs.run_folder(job, images)
     other = dataclasses.replace(job, options={"masks": "own"})
-    assert training.run_folder(other, images) != training.run_folder(job, images)
+    assert jobs.run_folder(other, images) != jobs.run_folder(job, images)
 
 
 @pytest.mark.usefixtures("home")
 def test_an_explainer_of_a_job_is_that_of_its_checkpoint():
     job = Job("tame", CLASSIFIER, train_count=48, validation_count=60, recipe=EXPLAINING)
     assert job.title == "tame of plain-resnet-8 on photo-digits"
-    assert training.finished_folder(job) is None
+    assert jobs.finished_folder(job) is None
     images = job.images("train", 48)
-    folder = training.run_folder(job, images)  # trains the classifier
-    classifier = training.finished_folder(CLASSIFIER)
+    folder = jobs.run_folder(job, images)  # trains the classifier
+    classifier = jobs.finished_folder(CLASSIFIER)
     by_path = dataclasses.replace(job, backbone=classifier / "best.pt")
-    assert training.run_folder(by_path, images) == folder
-    assert training.resolve(job) == by_path
-    last_two = training.run_folder(dataclasses.replace(job, layers=["last 2"]), images)
+    assert jobs.run_folder(by_path, images) == folder
+    assert jobs.resolve(job) == by_path
+    last_two = jobs.run_folder(dataclasses.replace(job, layers=["last 2"]), images)
     named = dataclasses.replace(by_path, layers=["backbone.stages.1", "backbone.stages.2"])
-    assert training.run_folder(named, images) == last_two != folder
+    assert jobs.run_folder(named, images) == last_two != folder
 
 
 def test_only_a_classifier_can_be_explained():
@@ -363,12 +365,12 @@ def test_only_a_classifier_can_be_explained():
 def test_explainer_learns_what_the_classifier_says():
     classifier = train(CLASSIFIER)
     images = CLASSIFIER.images("train", 48)
-    said = training.relabelled(lficam.attach(classifier.folder / "best.pt", "tame"), images)
+    said = jobs.relabelled(lficam.attach(classifier.folder / "best.pt", "tame"), images)
     with torch.no_grad():
         expected = classifier.model(images.pixels(range(48))).logits.argmax(1)
     assert torch.equal(said.labels, expected)
     assert not torch.equal(said.labels, images.labels)
-    truth = training.relabelled(lficam.attach(classifier.folder / "best.pt", "tame", labels="truth"), images)
+    truth = jobs.relabelled(lficam.attach(classifier.folder / "best.pt", "tame", labels="truth"), images)
     assert truth is images
 
 

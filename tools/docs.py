@@ -3,7 +3,7 @@
     python tools/docs.py
 
 A page says itself what it shows, between `<!-- api: NAMES -->` or `<!-- csv: FILE [BEGINNING ...] -->` and
-`<!-- end -->`: names within lficam, as `training.train`; a file, of which only the rows are shown that begin so.
+`<!-- end -->`: names within lficam, as `training.jobs.train`; a file, of which only the rows are shown that begin so.
 Tables of results are filled by `lficam publish`.
 """
 
@@ -43,7 +43,7 @@ def entry(name):
         value = getattr(value, "fget", None) or getattr(value, "func", value)  # of properties, cached ones too
         if inspect.isfunction(value) and value.__doc__ and value.__name__ == method and method[0] != "_":
             lines += ["", *(f"    {line}".rstrip() for line in _described(f".{method}", value))]
-    source = f"lficam/{Path(inspect.getsourcefile(thing)).name}"
+    source = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).as_posix()
     return "\n".join([f"### {name}", "", "```text", *lines, "```", "", f"In [{source}](../{source}).", ""])
 
 
@@ -88,12 +88,12 @@ def table(what):
 
 def main():
     """Write every page whose generated parts have changed."""
-    from lficam import workspace
+    from lficam import files
 
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if (now := fill(text)) != text:
-            with workspace.atomic(page, "w") as file:
+            with files.atomic(page, "w") as file:
                 file.write(now)
             print(page.relative_to(ROOT))
 

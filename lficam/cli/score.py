@@ -1,0 +1,117 @@
+"""`lficam score`. Nothing heavy is imported before it is needed."""
+
+
+def add_commands(commands, command):
+    """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
+    one = command(commands, score, "score", "score explainers of a classifier on a data set; continue if cut")
+    one.add_argument("--checkpoint", nargs="+", default=[], metavar="BEST.pt", help="of trained explainers")
+    one.add_argument("--baseline", nargs="+", default=[], metavar="METHOD", help="without training, as grad-cam centre")
+    one.add_argument("--classifier", metavar="NAME|BEST.pt", help="what is explained (default: the checkpoint's)")
+    one.add_argument("--weights", metavar="NAME|FILE", help="of a classifier given by name (default: the papers')")
+    one.add_argument("--dataset", help="default: what the first checkpoint was trained on")
+    one.add_argument("--data-root", metavar="FOLDER", help="where the data lies, if not built in")
+    one.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    one.add_argument("--size", type=int, help="of the images in pixels (default: as the explainer was trained)")
+    one.add_argument("--count", type=int, help="images (default: all)")
+    one.add_argument("--list-file", metavar="FILE", help="lines 'path label' instead of class folders")
+    one.add_argument("--measures", nargs="+", default=["masking", "overlap"], metavar="MEASURE", help=_MEASURES)
+    one.add_argument("--steps", type=int, default=20, help="of insertion and deletion (default: 20)")
+    one.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    one.add_argument("--workers", type=int, default=0, help="processes that read image files")
+    one.add_argument("--precision", default="float32", help="float32 (default) or bfloat16")
+    one.add_argument("--shard", metavar="I/N", default="1/1", help="score every N-th image only, from the I-th on")
+    one.add_argument("--fresh", action="store_true", help="forget what is at --out")
+    one.add_argument("--merge", nargs="+", metavar="FILE.csv", help="put finished shards together instead")
+    one.add_argument("--out", metavar="FILE.csv", default="scores.csv", help="a row per image (default: scores.csv)")
+
+
+_MEASURES = "of masking overlap sparsity insertion deletion road (default: the first two)"
+
+
+def score(arguments):
+    """`lficam score`: exit code 1 if some images could not be read."""
+    from ..metrics.scoring import CONVENTION, merge, summary, wide
+    from ..metrics.scoring import score as score_images
+
+    if arguments.merge:
+        table = merge(arguments.merge, arguments.out)
+    else:
+        shard = _shard(arguments.shard)
+        explainers, images = _explainers(arguments)
+        names = ("measures", "steps", "batch_size", "workers", "precision", "fresh")
+        options = {name: getattr(arguments, name) for name in names}
+        table = score_images(explainers, images, arguments.out, shard=shard, **options)
+    failed = table.attrs["failed"]
+    if len(table.columns) > 4:
+        rows = summary(table)
+        print(wide(rows).to_string(index=False))
+        print(f"Means with 95 % bootstrap intervals over N = {rows.N.iloc[0]} images; {CONVENTION}.")
+    left_out = f"; {len(failed)} images left out: {arguments.out}.failed.csv" * bool(failed)
+    print(f"{arguments.out}: {len(table)} rows{left_out}")
+    return int(bool(failed))
+
+
+def _shard(text):
+    """ "2/4" as (1, 4)."""
+    from ..errors import InputError
+
+    first, slash, n = text.partition("/")
+    if not (slash and first.isdecimal() and n.isdecimal() and 1 <= int(first) <= int(n)):
+        raise InputError(f"--shard {text}: expected I/N, as 1/4 to 4/4.")
+    return int(first) - 1, int(n)
+
+
+def _explainers(arguments):
+    """{name: explainer} that are asked for, of one classifier, and the images."""
+    from ..errors import InputError, check_numbers
+    from ..explainers import controls
+    from ..explainers.frozen import find, trained_size
+    from ..models import checkpoints
+    from ..training.loop import best_device
+
+    check_numbers(
+        size=arguments.size, count=arguments.count, batch_size=arguments.batch_size, workers=arguments.workers
+    )
+    contents = [checkpoints.read(path) for path in arguments.checkpoint]
+    for path, content in zip(arguments.checkpoint, contents, strict=True):
+        if "classifier" not in content["card"]:
+            method = content["card"]["method"]
+            raise InputError(f"{path} is a {method}, no explainer: give --classifier {path} --baseline own.")
+    if not (contents or arguments.baseline):
+        raise InputError("Say what to score: --checkpoint BEST.pt ..., or --baseline METHOD ... with --classifier.")
+    settings = (contents[0].get("settings") or {}) if contents else {}
+    device, classifier = best_device(), None
+    if arguments.classifier:
+        size = {"size": arguments.size} if arguments.size else {}
+        classifier = find(arguments.classifier, arguments.weights or "papers", **size).to(device)
+    elif not contents:
+        raise InputError("--baseline explains a classifier: name it, as in --classifier resnet50.")
+    explainers = {}
+    for path, content in zip(arguments.checkpoint, contents, strict=True):
+        method = content["card"]["method"]
+        twice = sum(other["card"]["method"] == method for other in contents) > 1
+        made = checkpoints.load(path, device, classifier)
+        classifier = made.classifier  # one for all
+        explainers[f"{method} {path}" if twice else method] = made
+    for option, names in (("--checkpoint", arguments.checkpoint), ("--baseline", arguments.baseline)):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{option}: {twice[0]} is there twice: name it once.")
+    for method in arguments.baseline:
+        explainers[method] = controls.baseline(classifier, method)
+    size = trained_size({"settings": settings}) or classifier.size
+    return explainers, _images(arguments, settings.get("job") or {}, size, classifier.num_classes)
+
+
+def _images(arguments, job, size, classes):
+    from ..data import datasets
+    from ..errors import InputError
+
+    dataset = arguments.dataset or job.get("dataset")
+    if not dataset:
+        raise InputError("Say on what: --dataset NAME.")
+    same = dataset == job.get("dataset")
+    root = arguments.data_root or (job.get("data_root") if same else None) or None
+    options = {"root": root, "size": arguments.size or size, "count": arguments.count}
+    if arguments.list_file:
+        options |= {"list_file": arguments.list_file, "num_classes": classes}
+    return datasets.load(dataset, arguments.split, **options)

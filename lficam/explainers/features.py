@@ -1,0 +1,226 @@
+"""Feature maps of a network's layers in one forward pass, of any `nn.Module`: which layers there are, and their maps.
+
+layers, logits = spatial_layers(network, images)
+layers = choose_layers(layers, ["layer3", "layer4"])
+features, logits = tap(network, images, layers)        # [(B, 1024, 14, 14), (B, 2048, 7, 7)], (B, K)
+features, _ = tap(network, images, layers, stop=True)  # without what comes after the last of them
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import threading
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_registering = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer whose output has places. kind: "maps" (B, C, h, w), "channels-last" (B, h, w, C) or "tokens" (B, N, C).
+
+    extra: tokens before the grid, of which the first is the class token. reused: whether a later layer writes into
+    the output, so that it has to be copied. calls: how often the layer is called in one pass. pools: a pooling layer.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+    extra: int = 0
+    reused: bool = False
+    calls: int = 1
+    pools: bool = False
+
+    def maps(self, output, multiply=False):
+        """The layer's output as feature maps (B, C, h, w); multiply: tokens times their class token (T-TAME)."""
+        if self.kind == "channels-last":
+            output = output.permute(0, 3, 1, 2)
+        elif self.kind == "tokens":
+            grid = output[:, self.extra :]
+            grid = grid * output[:, :1] if multiply else grid
+            side = math.isqrt(grid.shape[1])
+            output = grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+        return output.clone() if self.reused else output
+
+    def restore(self, maps, output):
+        """The layer's output with these maps (N, C, h, w) in place of its own: `maps` undone. N may be another one."""
+        if self.kind == "channels-last":
+            return maps.permute(0, 2, 3, 1)
+        if self.kind == "tokens":
+            extra = output[:, : self.extra].expand(len(maps), -1, -1)
+            return torch.cat([extra, maps.flatten(2).transpose(1, 2)], 1)
+        return maps
+
+    def __str__(self):
+        return (
+            f"{self.name:<40} {self.channels:>5} x {self.height} x {self.width}{'  tokens' * (self.kind == 'tokens')}"
+        )
+
+
+class _Enough(BaseException):
+    """The last layer that is wanted has answered. No Exception: of these torch and networks may make something else."""
+
+
+@contextlib.contextmanager
+def hooked(hooks):
+    """Meanwhile the forward hooks [(module, hook)] act, in passes of this thread alone: others may use the modules."""
+    own = threading.get_ident()
+
+    def of_this_thread(hook):
+        return lambda *call: hook(*call) if threading.get_ident() == own else None
+
+    handles = []
+    try:
+        with _registering:
+            handles += [module.register_forward_hook(of_this_thread(hook)) for module, hook in hooks]
+        yield
+    finally:
+        with _registering:
+            for handle in handles:
+                handle.remove()
+
+
+def run(network, images):
+    """Logits of normalised images. Classifiers of ours normalise inside, so they are entered behind that."""
+    output = getattr(network, "classify_and_attend", network)(images)
+    return getattr(output, "logits", output)
+
+
+def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw=False):
+    """One forward pass: ([maps (B, C, h, w) of each layer], logits (B, K), or None with `stop`).
+
+    change: a function of the list of all maps, called when the last layer has answered, whose result takes the place
+    of the maps of that layer. multiply: see `Layer.maps`; raw: the layers' outputs as they are, not as maps.
+    """
+    found = []
+
+    def hook(layer):
+        def keep(module, inputs, output):  # noqa: ARG001 - torch's signature
+            found.append((output.clone() if layer.reused else output) if raw else layer.maps(output, multiply))
+            if len(found) == len(layers):
+                if stop:
+                    raise _Enough
+                if change is not None:
+                    return layer.restore(change(found), output)
+            return None
+
+        return keep
+
+    modules = dict(network.named_modules())
+    with hooked([(modules[layer.name], hook(layer)) for layer in layers]), contextlib.suppress(_Enough):
+        return found, run(network, images)
+    return found, None
+
+
+@torch.inference_mode(False)  # in which outputs do not tell whether they are written into
+@torch.no_grad()
+def spatial_layers(network, images):
+    """All layers with places, in the order in which they answer, for images (B, 3, H, W) as the network takes them.
+
+    Layers whose maps have one pixel only are left out. Returns ([Layer], logits).
+    """
+    outputs, calls = {}, {}
+
+    def keep(name):
+        def hook(module, inputs, output):  # noqa: ARG001
+            calls[name] = calls.get(name, 0) + 1
+            if torch.is_tensor(output) and output.ndim:
+                outputs.pop(name, None)
+                outputs[name] = output, version(output)
+
+        return hook
+
+    def version(output):  # of a network that switches inference mode on itself nobody knows: then maps are copied
+        return object() if output.is_inference() else output._version
+
+    modules = dict(network.named_modules())
+    with hooked([(m, keep(name)) for name, m in modules.items() if name and not isinstance(m, nn.Identity)]):
+        logits = run(network, images.clone())
+    layers = []
+    for name, (output, before) in outputs.items():
+        if len(output) == len(images) and (shape := _places(output)):
+            pools = isinstance(modules[name], POOLING)
+            layers.append(Layer(name, *shape, reused=version(output) != before, calls=calls[name], pools=pools))
+    return layers, logits
+
+
+def _places(output):
+    """(kind, C, h, w, extra tokens) of a layer's output, or None where it has no places."""
+    shape = output.shape
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3] and shape[1] > 1:
+        return "channels-last", shape[3], shape[1], shape[2], 0
+    if len(shape) == 4 and shape[2] * shape[3] > 1:
+        return "maps", shape[1], shape[2], shape[3], 0
+    if len(shape) == 3:
+        side = math.isqrt(shape[1])
+        if side > 1 and shape[1] - side**2 <= 8:  # class, distillation and register tokens come first
+            return "tokens", shape[2], side, side, shape[1] - side**2
+    return None
+
+
+def choose_layers(layers, names):
+    """The `Layer`s of these names among `spatial_layers`, in the order in which they answer.
+
+    A name as torchvision's feature extraction writes it, "encoder.layers.encoder_layer_9.ln", is the first norm there.
+    Raises `InputError` for a layer that does not exist, has no places, or is called more than once in a pass.
+    """
+    known = {layer.name: layer for layer in layers}
+    if isinstance(names, str) or not names:
+        raise InputError(f"layers: expected a list of layer names, got {names!r}.")
+    names = [name if name in known or f"{name}_1" not in known else f"{name}_1" for name in names]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) or [x.name for x in suggest(layers, 3)]
+            raise InputError(
+                f"Layer {name!r} does not exist or has no feature maps: near ones are {', '.join(near)}. "
+                "`lficam layers` lists all."
+            )
+        if known[name].calls > 1:
+            raise InputError(f"Layer {name!r} is called {known[name].calls} times in one pass: choose one called once.")
+    if len(set(names)) < len(names):
+        raise InputError(f"layers: {', '.join(names)} has a layer twice: name each once.")
+    return [layer for layer in layers if layer.name in names]
+
+
+def suggest(layers, count):
+    """The last `count` layers worth explaining: of each resolution the last one at the outermost level,
+    of transformers the first norm of the last blocks.
+
+    VGG: the ends of its pooling stages (TAME), or with count 1 what the last pooling takes (L-CAM).
+    """
+    once = [layer for layer in layers if layer.calls == 1]
+    norms = [x for x in once if x.kind == "tokens" and x.name.rsplit(".", 1)[-1] in ("ln_1", "norm1")]
+    if norms:
+        return norms[-count:]
+    features = {x.name: x for x in once}
+    ends = [features.get(f"features.{i}") for i in (16, 23, 30)]
+    if all(x and x.pools for x in ends) and "features.29" in features and "features.31" not in features:
+        return [features["features.29"]] if count == 1 else ends[-count:]  # VGG-16, as the papers take it
+    last = {}
+    for layer in once:
+        size = layer.height, layer.width
+        if layer.channels > 1 and not layer.pools and (size not in last or _depth(layer) <= _depth(last[size])):
+            last[size] = layer
+    return sorted(last.values(), key=layers.index)[-count:]
+
+
+def outline(layers):
+    """The layers of the outermost level, by the dots of their names, that has at least six, and the suggested ones."""
+    levels = {}
+    for layer in layers:
+        levels.setdefault(layer.name.count("."), []).append(layer)
+    wide = [levels[level] for level in sorted(levels) if len(levels[level]) >= 6]
+    chosen = [*(wide[0] if wide else layers), *suggest(layers, 3), *suggest(layers, 1)]
+    return [layer for layer in layers if layer in chosen]
+
+
+def _depth(layer):
+    return sum(not part.isdigit() for part in layer.name.split("."))

@@ -1,0 +1,289 @@
+"""Frozen classifiers, the ones to be explained: any `nn.Module`, a checkpoint of ours, or a network by name.
+
+find("resnet50")                                    # torchvision's, with its ImageNet weights
+find("timm/vit_small_patch16_224")                  # timm's, if that is installed
+find("runs/photo-digits/plain-resnet-14-.../best.pt")
+freeze(my_module, mean=(...), std=(...))            # takes normalised images, returns logits (B, K)
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torchvision import models
+
+from ..errors import InputError, choose, positive, reason
+from ..files import root
+from ..maps import check_classes
+from ..models import attention, backbones, checkpoints
+from ..models.backbone import Normalise, steady
+from ..models.resnets import IMAGENET_STATISTICS, load, replace_last_layer
+from ..numerics import exact
+from . import features
+
+
+class Frozen(nn.Module):
+    """A classifier that is never trained: pixels (B, 3, H, W) in [0, 1] -> logits (B, K).
+
+    network: what takes normalised images; num_classes: K; size: of the image that its `layers` (features.Layer) were
+    listed with; classes: K names, or None; card: how to find it again.
+    Called with pixels outside [0, 1] it raises `InputError`; noise may make such pixels, `answer` takes them.
+    """
+
+    @torch.inference_mode(False)  # in which nothing could be differentiated later
+    def __init__(self, network, mean, std, size, card, classes=None):
+        super().__init__()
+        _check_weights(network)
+        self.network = steady(network.eval().requires_grad_(False))
+        like = next(network.parameters(), torch.zeros(()))
+        self.normalise = Normalise(mean, std).to(like)
+        self.size, self.card = size, card
+        try:
+            self.layers, logits = features.spatial_layers(network, torch.zeros(2, 3, size, size).to(like))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if "memory" in str(error) or "CUDA error" in str(error):
+                raise
+            why = "" if isinstance(error, RuntimeError) and _of_sizes(error) else f" ({reason(error)})"
+            raise InputError(
+                f"{type(network).__name__} cannot classify an image of {size} x {size}{why}: if it takes images of "
+                "another size, give it as size= (--size)."
+            ) from error
+        if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
+            found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+            raise InputError(
+                f"{type(network).__name__} returns {found}: a classifier has to return logits (B, K) of K >= 2 classes."
+            )
+        self.num_classes = logits.shape[1]
+        self.classes = None if classes is None else tuple(classes)
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise InputError(
+                f"classes: {type(network).__name__} knows {self.num_classes} classes, got {len(self.classes)} names: "
+                "give one for each, in their order."
+            )
+
+    @exact()
+    def forward(self, pixels):
+        with self.fitting(pixels):
+            return self.answer(self.normalise.enter(pixels))
+
+    @contextlib.contextmanager
+    def fitting(self, pixels):
+        """Within, `InputError` where the network cannot take pixels of another size than its own."""
+        try:
+            yield
+        except (AssertionError, RuntimeError) as error:
+            if tuple(pixels.shape[2:]) == (self.size, self.size) or not _of_sizes(error):
+                raise
+            height, width = pixels.shape[2:]
+            raise InputError(
+                f"{type(self.network).__name__} cannot take images of {height} x {width}: "
+                f"give them in the size that it was made for, as {self.size} x {self.size}."
+            ) from error
+
+    def answer(self, pixels):
+        """Logits (B, K) of pixels (B, 3, H, W) that were masked or made noisy, and are not looked at."""
+        return features.run(self.network, self.normalise(pixels))
+
+    def check_classes(self, classes, count=None):
+        """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
+        return check_classes(classes, self.num_classes, self.normalise.mean.device, count)
+
+    @property
+    def digest(self):
+        """SHA-256, in hex, of the weights as they are now: which classifier this is, whatever it is called."""
+        return checkpoints.digest(self.network.state_dict())
+
+    @torch.no_grad()
+    def probe(self, size=None):
+        """Its logits, K numbers, of an image that is always the same: classifiers of equal weights may differ in them.
+
+        size: of the image, by default the classifier's own. It has all frequencies, so that strides matter.
+        """
+        steps, mean = torch.arange(size or self.size), self.normalise.mean
+        pixels = torch.stack([k * steps[:, None] * steps % 256 / 255 for k in (1, 2, 3)])[None]
+        with torch.autocast(mean.device.type, enabled=False):
+            return self(pixels.to(mean))[0].tolist()
+
+    def describe(self, index):
+        """The name of a class, or its number."""
+        return self.classes[index] if self.classes else str(index)
+
+
+def _check_weights(network):
+    """Raise `InputError` for a network that cannot be explained as it is."""
+    name = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"{name} is a torch.jit module, whose layers nobody can look into: give the module it was made of."
+        )
+    for value in (*network.parameters(), *network.buffers()):
+        if value.is_inference():
+            raise InputError(
+                f"{name} was made in torch.inference_mode, so that it cannot be differentiated: make it outside."
+            )
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"{name} has weights of {value.dtype}, too coarse for explanations: give it as network.float()."
+            )
+
+
+def _of_sizes(error):
+    """Whether an error is about the size of images, in words that say little to who does not know torch."""
+    return bool(re.search(r"shapes|[sS]ize|width|height", str(error))) and "memory" not in str(error)
+
+
+def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=None):
+    """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
+
+    classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
+    three; by default ImageNet's) and returns logits (B, K), or an object that has `.logits`.
+    size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
+    Raises `InputError` for a module that is no classifier of such images, of torch.jit, or of less than single
+    precision, and for names that are not one a class.
+    """
+    if isinstance(classifier, Frozen):
+        for name, value in {"mean": mean, "std": std}.items():
+            own = getattr(classifier.normalise, name).flatten()
+            if value is not None and not torch.allclose(own, torch.as_tensor(value).to(own), atol=1e-6):
+                raise InputError(
+                    f"This classifier was frozen with {name} {own.tolist()}, not {value}: give one of them."
+                )
+        if classes is not None and tuple(classes) != classifier.classes:
+            raise InputError(
+                f"This classifier was frozen with classes {classifier.classes}, not {tuple(classes)}: give one of them."
+            )
+        return classifier
+    if not isinstance(classifier, nn.Module):
+        given = f"the class {classifier.__name__}" if isinstance(classifier, type) else type(classifier).__name__
+        raise InputError(f"classifier: expected an nn.Module with its weights, got {given}.")
+    if size is not None:
+        positive("size", size)
+    ours = isinstance(classifier, attention.Classifier)
+    own = (classifier.normalise.mean, classifier.normalise.std) if ours else IMAGENET_STATISTICS
+    card = card or {"classifier": type(classifier).__name__}
+    mean, std = own[0] if mean is None else mean, own[1] if std is None else std
+    return Frozen(classifier, mean, std, size or native_size(classifier), card, classes)
+
+
+def native_size(network):
+    """The image size that a network is made for, as far as it says: 32 for our CIFAR backbones, else 224."""
+    if isinstance(network, attention.Classifier):
+        name = network.card["backbone"]
+        return 32 if "-" in name and not name.startswith(("lfi-", "se-")) else 224
+    said = getattr(network, "image_size", None) or getattr(network, "pretrained_cfg", {}).get("input_size", (0,))[-1]
+    return said if isinstance(said, int) and said > 0 else 224
+
+
+@torch.inference_mode(False)  # in which nothing could be differentiated later
+def find(what, weights="papers", **options):
+    """A `Frozen` classifier by name or file.
+
+    what: a name of torchvision's, "timm/NAME", or the path of a checkpoint of ours.
+    weights, of torchvision: a name as "IMAGENET1K_V2", the path of a file with a state dict, "papers" (IMAGENET1K_V1
+    where it exists, what L-CAM and TAME explain), or "random". Of timm: "papers" (pretrained) or "random".
+    options: of `freeze`. Raises `InputError` for names, files and downloads that fail.
+    """
+    if isinstance(what, nn.Module):
+        return freeze(what, **options)
+    if not isinstance(what, str | os.PathLike):
+        given = f"the class {what.__name__}" if isinstance(what, type) else type(what).__name__
+        raise InputError(f"classifier: expected an nn.Module with its weights, a name or a path, got {given}.")
+    what = str(what)
+    if what.endswith((".pt", ".safetensors")):
+        path = _at_home(what)
+        content = checkpoints.read(path, lazily=True)
+        if "classifier" in content["card"]:
+            raise InputError(f"{what} holds an explainer: give the classifier, {content['card']['backbone']}.")
+        network = checkpoints.load(path)
+        card = {"classifier": str(path.relative_to(root()) if path.is_relative_to(root()) else path)}
+        names = (content.get("settings") or {}).get("classes")
+        fit = names is not None and len(names) == content["card"]["num_classes"]
+        found = {"classes": names if fit else None, "size": trained_size(content)}
+        return freeze(network, card=card, **found | options)
+    if what.startswith("timm/"):
+        return _timm(what, weights, options)
+    if Path(what).is_dir():
+        raise InputError(f"{what} is a folder: give the checkpoint in it, as {Path(what) / 'best.pt'}.")
+    known = dict.fromkeys(models.list_models(module=models))
+    if what not in known and any(re.fullmatch(family, what) for family in backbones.FAMILIES):
+        raise InputError(
+            f"{what} comes without weights: train it (`lficam train --method plain --backbone {what}`), and give its "
+            "best.pt as the classifier."
+        )
+    choose("classifier", what, known)
+    known = models.get_model_weights(what)
+    card = {"classifier": what, "weights": str(weights)}
+    path = Path(str(weights)).expanduser()
+    names = _categories(known)
+    if path.suffix or path.is_file():
+        network = _with_file(what, path)
+        names = names if network.card["num_classes"] == len(names) else None
+    elif weights == "random":
+        network = load(what, 1000)
+    else:
+        first = "IMAGENET1K_V1" if "IMAGENET1K_V1" in known.__members__ else "DEFAULT"
+        card["weights"] = first if weights == "papers" else weights
+        network = load(what, 1000, card["weights"])
+    return freeze(network, card=card, **{"classes": names} | options)
+
+
+def _at_home(what):
+    """The file of this path, which may be relative to the project as well, so that a project can be moved."""
+    path = Path(what).expanduser()
+    return next((p for p in (path.resolve(), root() / path) if p.is_file()), path)
+
+
+def trained_size(content):
+    """The image size that a checkpoint's content (`checkpoints.read`) was trained with; None if it does not say."""
+    job = (content.get("settings") or {}).get("job") or {}
+    usual = {"stl10": 224, "folder": 224, "catdog": 224, "imagenet": 224} | dict.fromkeys(("cifar10", "cifar100"), 32)
+    usual |= {"photo-digits": 32, "photo-digits-2": 32}
+    return job.get("size") or usual.get(job.get("dataset"))
+
+
+def _categories(known):
+    return next(iter(known)).meta["categories"]
+
+
+def _with_file(name, path):
+    """torchvision's network with the weights of a file; its number of classes is what the file's last layer has."""
+    if not path.is_file():
+        raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
+    try:
+        state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else checkpoints.read_state(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path} is not a file of safetensors, or is damaged ({reason(error)}): copy it again, or give another one."
+        ) from error
+    state = {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    network = load(name, 1000)
+    last = [name for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    classes = len(state.get(f"{last}.weight", range(1000)))  # files need not be in the order of the layers
+    if classes != 1000:
+        replace_last_layer(network, classes)
+    network.card = {"method": "the classifier", "backbone": name, "num_classes": classes}
+    checkpoints.load_state(network, state, path)
+    return network
+
+
+def _timm(what, weights, options):
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"{what} needs timm, which is not installed: pip install timm.") from error
+    name = what.removeprefix("timm/")
+    if not timm.is_model(name):
+        raise InputError(f"timm knows no model {name!r}: `timm.list_models()` lists them.")
+    try:
+        network = timm.create_model(name, pretrained=weights != "random")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"Cannot get the weights of {what} ({error}): check the connection.") from error
+    scale = {"mean": network.pretrained_cfg["mean"], "std": network.pretrained_cfg["std"]}
+    return freeze(network, card={"classifier": what, "weights": weights}, **scale | options)

@@ -1,0 +1,268 @@
+"""Trained explainers of a frozen classifier: features -> class maps C -> A = sigmoid(C), trained by masking with A_y.
+
+L-CAM (Gkartzonika et al., 2022), TAME (Ntrougkas et al., 2022) and T-TAME (Ntrougkas et al., 2024) differ in mechanism,
+layers, what is masked and the weights of the loss: settings of one class.
+
+    explainer = lficam.attach("resnet50", "tame")
+    maps = explainer(pixels)                  # (B, 28, 28) raw, of the predicted class
+    maps = explainer(pixels, target)          # of the classes (B,)
+"""
+
+import dataclasses
+import re
+
+import torch
+from torch import nn
+
+from .. import losses
+from ..errors import InputError, check_fields, choose
+from ..maps import check_finite, check_pixels, upsample
+from ..metrics.localisation import correct
+from ..numerics import exact
+from ..training.distributed import world
+from . import frozen as classifiers
+from .features import choose_layers, run, suggest, tap
+from .mechanism import LCAM, TAME
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What one explainer is, but for classifier and layers.
+
+    masked: what the map multiplies in training, "image" or "features" (of the last layer).
+    masks: whose maps area and variation are taken of: "batch" the maps of *all* labels of the batch for every image, as
+    the authors' code does; "own" of its own label; "top" of its B most probable classes (T-TAME's "max").
+    labels: "model" what the classifier says of the image without augmentation, "truth", or "batch" what it says of the
+    very image (T-TAME).
+    classifier_mode: "eval", or "train": dropout and batch statistics while training, as in the authors' code for VGG
+    and TAME.
+    space: the map multiplies "pixels", or the "normalised" image (T-TAME for ViT: masked is then grey, not black).
+    class_token: "drop" or "multiply" (T-TAME's variant: tokens times class token).
+    cross_entropy, area, variation: weights of the loss (`losses.explanation_loss`).
+    """
+
+    method: str
+    branch: str = ""  # of TAME; "" is L-CAM
+    masked: str = "image"
+    masks: str = "batch"
+    labels: str = "model"
+    classifier_mode: str = "eval"
+    space: str = "pixels"
+    class_token: str = "drop"
+    cross_entropy: float = 1.5
+    area: float = 2.0
+    variation: float = 0.01
+
+    def __post_init__(self):
+        check_fields(self)
+        for name, known in CHOICES.items():
+            choose(name, getattr(self, name), dict.fromkeys(known))
+        for name in ("cross_entropy", "area", "variation"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}.")
+
+
+CHOICES = {
+    "masked": ("image", "features"),
+    "masks": ("batch", "own", "top"),
+    "labels": ("model", "truth", "batch"),
+    "classifier_mode": ("eval", "train"),
+    "space": ("pixels", "normalised"),
+    "class_token": ("drop", "multiply"),
+}
+
+
+class Explainer(nn.Module):
+    """A frozen classifier with an attention mechanism. Its state dict is the mechanism's alone.
+
+    Called, it gives raw maps, before the sigmoid; `loss` is what it is trained with. classifier: `frozen.Frozen`;
+    layers: [features.Layer]; settings: `Settings`. Made by `attach`.
+    Several threads may explain with one explainer, or several of one classifier, at once: a pass is seen by its own
+    thread alone, and the maps are those of one call after the other. Training is for one thread.
+    """
+
+    def __init__(self, classifier, mechanism, layers, settings):
+        super().__init__()
+        self.classifier, self.mechanism, self.layers, self.settings = classifier, mechanism, layers, settings
+        if settings.classifier_mode == "train":
+            for part in classifier.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.track_running_stats = False  # batch statistics in train mode, yet the running ones stay
+        self.eval()
+
+    def train(self, mode=True):
+        """Train or eval mode of the mechanism; the classifier's is a setting."""
+        super().train(mode)
+        self.classifier.train(mode and self.settings.classifier_mode == "train")
+        return self
+
+    def state_dict(self, *args, **options):
+        return self.mechanism.state_dict(*args, **options)
+
+    def load_state_dict(self, *args, **options):
+        return self.mechanism.load_state_dict(*args, **options)
+
+    @property
+    def card(self):
+        """What rebuilds the explainer, with a hash of the classifier's weights."""
+        options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
+        classifier = self.classifier
+        scale = {name: getattr(classifier.normalise, name).flatten().tolist() for name in ("mean", "std")}
+        return {
+            "method": self.settings.method,
+            "backbone": classifier.card["classifier"],
+            "num_classes": classifier.num_classes,
+            "classifier": classifier.card | scale | {"size": classifier.size, "sha256": classifier.digest},
+            "layers": [layer.name for layer in self.layers],
+            "options": options,
+        }
+
+    @exact()
+    def forward(self, pixels, target=None):
+        """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
+
+        Pixels and classes may be on any device. With a target nothing is computed behind the last layer. Raises
+        `InputError` for pixels of another shape or outside [0, 1], for classes that do not exist, and for maps that are
+        not finite.
+        """
+        if target is None:
+            return self.explain(pixels)[0][:, 0]
+        target = self.classifier.check_classes(target, len(check_pixels(pixels)))
+        return check_finite(self.mechanism(self.features(pixels)[0], target[:, None])[:, 0])
+
+    attribute = forward
+
+    @exact()
+    def explain(self, pixels, classes=None):
+        """Raw maps (B, L, h, w) and the classifier's logits (B, K), in one forward pass.
+
+        classes: (L,) the same for all images, (B, L), or None for the predicted class (L = 1).
+        """
+        features, logits = self.features(pixels, stop=False)
+        classes = logits.argmax(1, keepdim=True) if classes is None else self.classifier.check_classes(classes)
+        return check_finite(self.mechanism(features, classes), logits), logits
+
+    def features(self, pixels, stop=True):
+        """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
+        normalise = self.classifier.normalise
+        pixels = normalise.enter(pixels)
+        with self.classifier.fitting(pixels):
+            return self._tap(normalise(pixels), stop=stop)
+
+    def _tap(self, images, **options):
+        multiply = self.settings.class_token == "multiply"
+        return tap(self.classifier.network, images, self.layers, multiply=multiply, **options)
+
+    def loss(self, pixels, labels):
+        """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
+
+        pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
+        """
+        options, images = self.settings, self.classifier.normalise(pixels)
+        if options.masked == "features":
+            labels = self.classifier.answer(pixels).argmax(1) if options.labels == "batch" else labels
+            kept = []
+
+            def mask(features):
+                kept[:] = self._masks(features, labels)
+                return features[-1] * upsample(kept[2], features[-1].shape[2:])[:, None]
+
+            _, logits = self._tap(images, change=mask)
+            branches, masks, _ = kept
+        else:
+            features, clean = self._tap(images, stop=options.labels != "batch")
+            labels = labels if clean is None else clean.argmax(1)
+            branches, masks, own = self._masks(features, labels)
+            own = upsample(own, pixels.shape[2:])[:, None]
+            masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
+            logits = run(self.classifier.network, masked)
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            raise InputError(
+                f"{type(self.classifier.network).__name__} computes without gradients (torch.no_grad in its forward "
+                "method), so that no explainer of it can be trained: take that out."
+            )
+        if options.masks == "top":
+            count = min(world().images(len(logits)), logits.shape[1])
+            masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(count).indices))
+        weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
+        return losses.explanation_loss(logits, labels, masks, **weights), correct(logits.detach(), labels)
+
+    def _masks(self, features, labels):
+        """The mechanism's branches, sigmoid maps for the loss (B, L, h, w), of each image's own label (B, h, w)."""
+        branches = self.mechanism.branches(features)
+        if self.settings.masks == "batch":
+            everyone, first = world().gather(labels)
+            masks = torch.sigmoid(self.mechanism.fused(branches, everyone))  # (B, B, h, w)
+            return branches, masks, masks.diagonal(first, 0, 1).movedim(-1, 0)
+        masks = torch.sigmoid(self.mechanism.fused(branches, labels[:, None]))
+        return branches, masks, masks[:, 0]
+
+
+_CE = {"cross_entropy": 1.0, "area": 0.0, "variation": 0.0}
+# Settings by method; L-CAM takes one layer.
+METHODS = {
+    "l-cam-fm": {"masked": "features"},
+    "l-cam-img": {},
+    "l-cam-fm-ce": {"masked": "features"} | _CE,
+    "l-cam-img-ce": _CE,
+    "tame": {"branch": "tame"},
+    "tame-no-skip": {"branch": "no-skip"},
+    "tame-no-skip-no-norm": {"branch": "no-skip-no-norm"},
+    "tame-sigmoid": {"branch": "sigmoid"},
+    "t-tame": {"branch": "tame", "labels": "batch"},
+}
+
+
+@torch.inference_mode(False)  # in which nothing could be trained later
+def attach(
+    classifier, method, layers=None, *, weights="papers", mean=None, std=None, size=None, classes=None, **options
+):
+    """A trainable explainer of a classifier, which is frozen in place: no weight gradients, eval mode.
+
+    classifier: a name or a checkpoint's path (see `frozen.find`, also for `weights`), a model of `create`, or an
+    `nn.Module` from normalised images to logits (mean, std, size, classes: see `frozen.freeze`).
+    method: "l-cam-fm", "l-cam-img", with "-ce" trained by cross-entropy alone; "tame", "tame-no-skip",
+    "tame-no-skip-no-norm", "tame-sigmoid"; "t-tame".
+    layers: names of layers (`lficam layers CLASSIFIER`); by default the papers', or the like of them; ["last 2"] are
+    the last two of these.
+    options: fields of `Settings`. Random, from torch's generator, until it is trained or loaded.
+    Raises `InputError` for unknown names, layers without places, more than one layer for L-CAM.
+    """
+    choose("method", method, METHODS)
+    known = {field.name: None for field in dataclasses.fields(Settings)[2:]}
+    for option in options:
+        choose(f"option of {method}", option, known)
+    settings = Settings(method, **METHODS[method] | options)
+    found = {"mean": mean, "std": std, "size": size, "classes": classes}
+    found = {name: value for name, value in found.items() if value is not None}
+    classifier = classifiers.find(classifier, weights, **found)
+    chosen = _layers(classifier, layers, settings)
+    channels = [layer.channels for layer in chosen]
+    mechanism = (
+        TAME(channels, classifier.num_classes, settings.branch)
+        if settings.branch
+        else LCAM(channels, classifier.num_classes)
+    )
+    device = classifier.normalise.mean.device
+    return Explainer(classifier, mechanism.to(device), chosen, settings)
+
+
+def _layers(classifier, names, settings):
+    """The layers to explain by, those of these names or the suggested ones; `InputError` where they do not fit."""
+    if not any(layer.calls == 1 for layer in classifier.layers):
+        raise InputError(
+            f"{type(classifier.network).__name__} has no layers whose feature maps could explain it: "
+            "it needs one with places, called once in a pass."
+        )
+    count = 3 if settings.branch else 1
+    suggested = suggest(classifier.layers, count)
+    last = re.fullmatch(r"last ([1-9])", names[0]) if names and len(names) == 1 else None
+    if last:
+        names = [layer.name for layer in suggested[-int(last[1]) :]]
+    chosen = choose_layers(classifier.layers, names) if names else suggested
+    if not settings.branch and len(chosen) != 1:
+        raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
+    if settings.masked == "features" and chosen[-1].kind == "tokens":
+        name, last = settings.method, chosen[-1].name
+        raise InputError(f"{name} masks feature maps, but {last} gives tokens: use l-cam-img or t-tame.")
+    return chosen

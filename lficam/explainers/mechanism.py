@@ -1,0 +1,89 @@
+"""Attention mechanisms of L-CAM, TAME and T-TAME: feature maps of a frozen classifier -> a map for every class.
+
+    F_1 ... F_n -> class maps C (B, K, h, w), and A = sigmoid(C)
+
+What they are put on and how they are trained is in learned.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import choose
+
+
+def class_maps(weight, maps, classes):
+    """A 1x1 convolution, of whose outputs only those for some classes are computed.
+
+    weight (K, C, 1, 1), maps (B, C, h, w); classes: (L,) the same for all images or (B, L) -> (B, L, h, w).
+    """
+    rows = weight[:, :, 0, 0][classes]  # (L, C) or (B, L, C)
+    return (rows @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
+class LCAM(nn.Module):
+    """L-CAM's attention mechanism: one 1x1 convolution from the C feature maps of one layer to the K classes."""
+
+    def __init__(self, channels, num_classes):
+        super().__init__()
+        (channels,) = channels
+        self.fuse = nn.Conv2d(channels, num_classes, 1)
+
+    def branches(self, features):
+        """What `fused` takes of feature maps [(B, C, h, w)]: themselves."""
+        return features
+
+    def fused(self, branches, classes):
+        """The class maps of `forward`."""
+        return class_maps(self.fuse.weight, branches[0], classes) + self.fuse.bias[classes][..., None, None]
+
+    def forward(self, features, classes):
+        """Feature maps [(B, C, h, w)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
+        return self.fused(self.branches(features), classes)
+
+
+class TAME(nn.Module):
+    """TAME's attention mechanism: a branch per layer, all brought to the resolution of the first, then fused.
+
+        Z_i = ReLU(BN(conv1x1(F_i)) + F_i)
+        C   = conv1x1(concatenation of the upsampled Z_i)    at h = min(h_1, 56)
+
+    Fusing is linear and so is upsampling, so each branch is fused *before* it is upsampled: the same maps with a
+    fraction of the arithmetic, and of the K classes only those that are asked for.
+
+    branch "tame", or the authors' ablations: "no-skip" (no F_i added, and conv1x1 to K maps instead of C_i),
+    "no-skip-no-norm" (neither, to C_i maps), "sigmoid" (in place of ReLU).
+    """
+
+    def __init__(self, channels, num_classes, branch="tame"):
+        super().__init__()
+        choose("branch", branch, dict.fromkeys(("tame", "no-skip", "no-skip-no-norm", "sigmoid")))
+        widths = [num_classes] * len(channels) if branch == "no-skip" else channels
+        self.convs = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(channels, widths, strict=True))
+        norm = nn.Identity if branch == "no-skip-no-norm" else nn.BatchNorm2d
+        self.norms = nn.ModuleList(norm(width) for width in widths)
+        self.fuse = nn.Conv2d(sum(widths), num_classes, 1)
+        self.skip = branch in ("tame", "sigmoid")
+        self.activation = torch.sigmoid_ if branch == "sigmoid" else torch.relu_
+
+    def branches(self, features):
+        """Feature maps [(B, C_i, h_i, w_i)] -> Z_i of the same resolutions."""
+        found = []
+        for maps, conv, norm in zip(features, self.convs, self.norms, strict=True):
+            z = norm(conv(maps))
+            z = z.add_(maps) if self.skip else z  # in place: nothing else holds it, and memory is what this costs
+            found.append(self.activation(z))
+        return found
+
+    def fused(self, branches, classes):
+        """The class maps of `forward`, of all Z_i."""
+        size = [min(side, 56) for side in branches[0].shape[2:]]
+        weights = self.fuse.weight.split([conv.out_channels for conv in self.convs], dim=1)
+        total = self.fuse.bias[classes][..., None, None]
+        for z, weight in zip(branches, weights, strict=True):
+            total = total + F.interpolate(class_maps(weight, z, classes), size, mode="bilinear", align_corners=False)
+        return total
+
+    def forward(self, features, classes):
+        """Feature maps [(B, C_i, h_i, w_i)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
+        return self.fused(self.branches(features), classes)

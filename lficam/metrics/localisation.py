@@ -1,0 +1,142 @@
+"""Metrics: pure functions that return a value per image; averages and intervals are made in results.py.
+
+check=False, where a function has it: the maps are known to be finite, and a GPU need not wait for the look at them.
+"""
+
+import torch
+
+from ..errors import InputError, positive
+
+
+def correct(logits, labels, k=1):
+    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
+
+    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
+    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    Raises `InputError` for k below 1, and on a CPU for labels that have no logits.
+    """
+    positive("k", k)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    try:
+        own = logits.gather(1, labels[:, None])
+    except RuntimeError as error:  # which costs nothing; a GPU would have to wait for a look at the labels
+        raise InputError(
+            f"labels: expected classes from 0 to {len(classes) - 1}, one for each of {len(logits)} images, got "
+            f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}."
+        ) from error
+    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    return (rivals < k) & torch.isfinite(own[:, 0])
+
+
+def one_class(predicted, labels, classes=None):
+    """A sentence when all images are predicted as one class though their labels have more, else "".
+
+    predicted, labels: integers (N,); classes: their names.
+    """
+    known = labels.unique().numel()
+    if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
+        return ""
+    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
+    return (
+        f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
+        "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
+        "explainer of it, mean nothing. Train it anew with a lower learning rate, more epochs or more images, or begin "
+        "with ImageNet weights where the network has them (--option weights=DEFAULT)."
+    )
+
+
+def intersection_over_union(maps, masks, threshold=100 / 255, *, check=True):
+    """IoU of the map's pixels above the threshold with a mask: maps (N, H, W) in [0, 1], masks bool (N, H, W) -> (N,).
+
+    The default threshold is the LFI-CAM authors' 100 of 255. Two empty sets have IoU 1.
+    Raises `InputError` for maps with NaN or of another size, other masks, and a threshold outside [0, 1].
+    """
+    _check_masks(maps, masks)
+    _check_finite(maps, check)
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold: expected a number in [0, 1], as 100 / 255, got {threshold!r}.")
+    marked = maps > threshold
+    both = (marked & masks).sum((1, 2)).double()
+    either = (marked | masks).sum((1, 2)).double()
+    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
+
+
+def energy_in_mask(maps, masks, *, check=True):
+    """Share of the map's mass that lies in the mask: maps (N, H, W) >= 0, masks bool (N, H, W) -> (N,) in [0, 1].
+
+    The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020). An empty map has share 0.
+    Raises `InputError` for maps with NaN, with negative values or of another size, and other masks.
+    """
+    _check_masks(maps, masks)
+    _check_finite(maps, check)
+    if check and (maps < 0).any():
+        raise InputError("Maps: expected values of at least 0, got negative ones: use maps.finish first.")
+    maps = maps.double()
+    total = maps.sum((1, 2))
+    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
+
+
+def pointing_game(maps, masks, *, check=True):
+    """Whether the map's maximum lies in the mask: maps (N, H, W), masks bool (N, H, W) -> bool (N,).
+
+    Of several maxima the first in row-major order counts. Raises `InputError` for maps with NaN or of another size.
+    Zhang et al. (Excitation Backprop, ECCV 2016), without their tolerance of 15 pixels.
+    """
+    _check_masks(maps, masks)
+    _check_finite(maps, check)
+    return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].bool()
+
+
+def sparsity(maps, *, check=True):
+    """Gini index of each map's magnitudes, higher is sparser: maps (N, H, W) -> (N,) in [0, 1).
+
+    0 for a constant map and for an empty one; 1 - 1/HW for a single pixel. Raises `InputError` for maps with NaN.
+    Hurley and Rickard (IEEE Trans. Information Theory 2009); Chalasani et al. (ICML 2020).
+    """
+    _check_finite(maps, check)
+    values = maps.flatten(1).double().abs().sort(1).values
+    n, total = values.shape[1], values.sum(1)
+    weights = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
+    gini = (values * weights).sum(1) / (n * total.clamp(min=1e-300))
+    return torch.where(values[:, 0] < values[:, -1], gini, 0)
+
+
+def rank_correlation(a, b):
+    """Spearman's correlation of two maps of an image: a, b (N, H, W) -> (N,) in [-1, 1]; equal values share a rank.
+
+    A map without range ranks nothing: 0. Raises `InputError` for maps with NaN or of different sizes.
+    As in the randomisation tests of Adebayo et al. (Sanity Checks for Saliency Maps, NeurIPS 2018).
+    """
+    _check_shapes(a, b, "maps")
+    a, b = _centred_ranks(a), _centred_ranks(b)
+    scale = ((a * a).sum(1) * (b * b).sum(1)).sqrt()
+    return torch.where(scale > 0, (a * b).sum(1) / scale.clamp(min=1e-300), 0).clamp(-1, 1)
+
+
+def _centred_ranks(maps):
+    """Average rank of each value among its map's, minus the mean rank: (N, H, W) -> (N, HW)."""
+    _check_finite(maps)
+    ordered, order = maps.flatten(1).sort(1)
+    below, up_to = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
+    ranks = (below + up_to - ordered.shape[1]).double() / 2
+    return torch.empty_like(ranks).scatter_(1, order, ranks)
+
+
+def _check_finite(maps, check=True):
+    if check and not torch.isfinite(maps).all():
+        bad = (~torch.isfinite(maps)).flatten(1).any(1).nonzero()[:, 0].tolist()
+        where = f"{len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}"
+        raise InputError(f"Maps: {where}: check its explainer.")
+
+
+def _check_masks(maps, masks):
+    _check_shapes(maps, masks)
+    if masks.dtype != torch.bool:
+        raise InputError(f"masks: expected bool, True on the object, got {masks.dtype}.")
+
+
+def _check_shapes(maps, masks, name="masks"):
+    if maps.shape != masks.shape:
+        raise InputError(
+            f"Maps {tuple(maps.shape)} and {name} {tuple(masks.shape)} must have one shape: upsample the maps first."
+        )

@@ -1,0 +1,322 @@
+"""Explainers of one classifier scored on a data set: by masking, by curves, by ROAD, and against the exact mask.
+
+table = score({"tame": explainer, "centre": baseline(classifier, "centre")}, images, "scores.csv")
+rows = summary(table)                       # means with 95 % intervals, a row per explainer and measure
+compare(table, "AD 15")                     # every explainer against the best one, image by image
+"""
+
+import functools
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..data.datasets import Images, batches
+from ..errors import InputError, choose
+from ..explainers.cams import Baseline
+from ..explainers.perturbation import channels_last
+from ..files import locked
+from ..lab.report import results
+from ..maps import finish
+from ..numerics import exact
+from ..progress import Progress, say
+from . import faithfulness, streaming
+from .configuration import configuration, identity, sha256
+from .localisation import one_class
+from .measures import Plan, measure, shared_maps  # noqa: F401
+from .shards import merge  # noqa: F401
+
+CONVENTION = (
+    "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
+    "pixels with soft values times the pixels in [0, 1]"
+)
+LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
+PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
+
+
+@exact()
+def score(
+    explainers,
+    images,
+    path=None,
+    *,
+    fractions=(1.0, 0.5, 0.15),
+    measures=("masking", "overlap"),
+    steps=20,
+    batch_size=64,
+    workers=0,
+    shard=(0, 1),
+    precision="float32",
+    fresh=False,
+):
+    """What the classifier says of every image, and of it altered by the map of every explainer, in one pass.
+
+    explainers: {name: explainer} of one classifier. measures: of
+    - "masking": masked_100 ..., the probability when the top 100 % ... (`fractions`) of the map mask the image;
+    - "overlap": iou, energy, pointing, where the images have exact masks; "sparsity": Gini index of the map;
+    - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
+    - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ....
+    precision: "float32", or "bfloat16" for the passes of classifier and explainers. shard: (i, n) takes the images
+    i, i + n, ..., for `merge`. workers: see `datasets.batches`.
+    Returns a table with a row per explainer and image: explainer, image (id), class (predicted), probability, and
+    those columns. Images that cannot be read are left out for all explainers, reported by name, and in
+    `attrs["failed"]` as (id, reason).
+
+    path: the table as a file, see streaming.py, or a folder, in which all settings have files of their own. Batches are
+    written as they come, so that memory does not grow with the images; killed and called again it continues, and the
+    file is the same; finished, it is read. fresh: forget what is there.
+    Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
+    writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
+    """
+    plan = Plan(fractions, measures, steps, precision)
+    classifier, mine = _classifier(explainers), _shard(images, shard)
+    options = {"batch_size": batch_size, "workers": workers}
+    if path is None:
+        return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
+    config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
+    path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
+    with locked(path):
+        table = None if fresh else streaming.finished(path, config)
+        if table is not None:
+            return _told(table, classifier, mine)
+        with streaming.Part(path, config, fresh) as part:
+            return _fill(part, plan, explainers, classifier, mine, **options)
+
+
+def _classifier(explainers):
+    """The one that all explain; those that look at the image alone may have none."""
+    if not isinstance(explainers, dict) or not explainers:
+        given = "none" if explainers == {} else type(explainers).__name__
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {given}.")
+    for name, explainer in explainers.items():
+        if isinstance(explainer, type) or not callable(explainer):
+            given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
+            raise InputError(f"{name}: expected an explainer, as attach and baseline make it, got {given:.60}.")
+    found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
+    classifiers = {id(classifier): classifier for classifier in reversed(found)}
+    if len(classifiers) > 1:
+        classifiers = {sha256(identity(classifier)): classifier for classifier in classifiers.values()}
+    if not classifiers:
+        raise InputError(
+            "Scores need a classifier, and none of these explainers has one: make them with attach or baseline "
+            "(a classifier's own map: baseline(classifier, 'own'))."
+        )
+    if len(classifiers) != 1:
+        raise InputError(
+            f"Scores compare explainers of one classifier, got {len(classifiers)}: score those of each by themselves."
+        )
+    return classifiers.popitem()[1].eval()
+
+
+def _shard(images, shard):
+    if not isinstance(images, Images):
+        given = type(images).__name__
+        raise InputError(f"images: expected a data set, of data.load or lficam.images, got {given}.")
+    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(x) is int for x in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
+    if shard[1] > max(1, len(images)):
+        raise InputError(
+            f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most {len(images)}."
+        )
+    return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
+
+
+def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
+    """The batches that the sink has not yet, and its table at last."""
+    start = sink.done * batch_size
+    rest = images.subset(range(start, len(images))) if start else images
+    device, failed = classifier.normalise.mean.device, []
+    parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
+    laid = functools.cache(channels_last)
+    explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
+    classifier = laid(classifier)
+    with Progress(len(images), "scoring", min(start, len(images))) as progress:
+        for pixels, _, indices in parts:
+            ids = [rest.ids[i] for i in indices.tolist()]
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            masks = None if images.masks is None else rest.masks[indices].to(device, non_blocking=True)
+            columns = measure(plan, explainers, classifier, pixels, ids, masks)
+            number = (start + indices[0].item()) // batch_size
+            sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))
+            progress.update(min((number + 1) * batch_size, len(images)) - progress.n)
+        if failed:  # of batches without an image left
+            sink.add((len(images) - 1) // batch_size, {}, _report(failed, images))
+    if sink.failed:
+        say(f"{len(sink.failed)} of {len(images)} images could not be read and are left out.")
+    return _told(sink.finish(), classifier, images)
+
+
+def _told(table, classifier, images):
+    """The table; where all images are of one class for the classifier, that is said."""
+    first = table[table.explainer == table.explainer.iloc[0]]
+    if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
+        say(text)
+    return table
+
+
+def _has_layout(explainer):
+    """Whether its classifier's weights may lie channels last: what is not ours may hold on to its own."""
+    return isinstance(explainer, Baseline) and explainer.classifier is not None
+
+
+def _report(failed, images):
+    """[(position, id, reason)] of the images that could not be read, which are said once; empties the list."""
+    told, at = [], 0
+    for name, reason in failed:
+        at = images.ids.index(name, at)
+        told.append((at, name, reason))
+        say(f"{name} is left out. {reason}")
+    failed.clear()
+    return told
+
+
+def _frame(name, ids, columns):
+    values = {key: value.double() if value.is_floating_point() else value for key, value in columns.items()}
+    return pd.DataFrame({"explainer": name, "image": ids} | {key: value.numpy() for key, value in values.items()})
+
+
+def values_of(part):
+    """{measure: value of each image} of one explainer's rows of `score`: AD, IC, AG, MoRF and LeRF in percent."""
+    measures, clean = {}, torch.tensor(part["probability"].to_numpy())
+    for column in [c for c in part if c.startswith("masked_")]:
+        masked, top = torch.tensor(part[column].to_numpy()), column.removeprefix("masked_")
+        measures[f"AD {top}"] = faithfulness.average_drop(clean, masked).numpy()
+        measures[f"IC {top}"] = 100 * faithfulness.increase_in_confidence(clean, masked).double().numpy()
+    if "masked_100" in part:
+        masked = torch.tensor(part["masked_100"].to_numpy())
+        measures["AG 100"] = faithfulness.average_gain(clean, masked).numpy()
+    measures |= {t: part[t.lower()].to_numpy(float) for t in ("IoU", "energy", "pointing") if t.lower() in part}
+    measures |= {t: part[t].to_numpy(float) for t in ("sparsity", "insertion", "deletion") if t in part}
+    for title in ("MoRF", "LeRF"):
+        columns = [c for c in part if c.startswith(f"{title.lower()}_")]
+        if columns:
+            measures[title] = 100 * part[columns].to_numpy(float).mean(1)
+    return measures
+
+
+def summary(table):
+    """Per explainer the mean of every measure of its scores: value, 95 % bootstrap interval, N.
+
+    table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
+    whose maximum lies in the mask); sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the percentage of
+    predictions that stay, mean of ROAD's levels.
+    Returns rows explainer, measure, reproduced, low, high, N.
+    """
+    rows = []
+    for name, part in table.groupby("explainer", sort=False):
+        rows += [{"explainer": name, "measure": m} | results.average(values) for m, values in values_of(part).items()]
+    return pd.DataFrame(rows)
+
+
+def compare(table, measure, best=None, resamples=10000, seed=0):
+    """Every explainer against the best one in a measure of `summary`, image by image.
+
+    best: its name; by default the one with the best mean (AD, deletion, MoRF: the least). That choice is made on the
+    same images, and p is not corrected for how many explainers are compared.
+    Returns rows explainer, against, difference (mean of its value minus the best one's), low, high (95 % bootstrap
+    interval over images), p (two-sided: how often random signs of the differences give a mean as far from 0; all
+    signs when they are no more than `resamples`), N. Raises `InputError` for unknown names and images that differ.
+    """
+    parts = {name: part.set_index("image") for name, part in table.groupby("explainer", sort=False)}
+    values = {name: choose("measure", measure, values_of(part)) for name, part in parts.items()}
+    sign = 1 if measure.split()[0] in LOWER else -1
+    best = min(values, key=lambda name: sign * values[name].mean()) if best is None else best
+    choose("explainer", best, values)
+    rows = []
+    for name in values:
+        if not parts[name].index.equals(parts[best].index):
+            raise InputError(f"{name} and {best} were not scored on the same images in the same order.")
+        if name != best:
+            gap = values[name] - values[best]
+            low, high = results.bootstrap(gap, seed=seed)
+            found = {"difference": gap.mean(), "low": low, "high": high, "p": _sign_flips(gap, resamples, seed)}
+            rows.append({"explainer": name, "against": best} | found | {"N": len(gap)})
+    return pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", "p", "N"])
+
+
+def _sign_flips(gap, resamples, seed):
+    """p of the mean of paired differences (N,), if either sign of each were equally likely."""
+    n, far = len(gap), abs(gap.sum()) * (1 - 1e-9)
+    if 2**n <= resamples:
+        sums = [abs(np.dot(signs, gap)) for signs in itertools.product((-1, 1), repeat=n)]
+        return float(np.mean(np.array(sums) >= far))
+    rng, hits = np.random.default_rng(seed), 0
+    for _ in range(resamples):
+        hits += abs(gap.sum() - 2 * gap[rng.random(n, np.float32) < 0.5].sum()) >= far
+    return (1 + int(hits)) / (1 + resamples)
+
+
+def cost(explainers, images, count=16, repeats=5):
+    """What an explanation costs: rows explainer, one (seconds for an image alone), batch (seconds an image, `count` at
+    once), forward_passes (through the classifier, as the papers count; a trained explainer has 1).
+
+    Medians of `repeats`, of the predicted class, after a first call that does not count. Other work on the machine
+    makes them longer.
+    """
+    rows, count = [], min(count, len(images))
+    for name, explainer in explainers.items():
+        device = _classifier(explainers).normalise.mean.device
+        pixels = images.pixels(range(count)).to(device)
+        alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
+        whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
+        passes = getattr(explainer, "forward_passes", 1 if hasattr(explainer, "mechanism") else None)
+        seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
+        rows.append({"explainer": name} | seconds | {"forward_passes": passes})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _seconds(explainer, pixels):
+    synchronise = torch.cuda.synchronize if pixels.is_cuda else lambda: None
+    synchronise()
+    started = time.perf_counter()
+    explainer(pixels)
+    synchronise()
+    return time.perf_counter() - started
+
+
+def wide(rows, digits=None):
+    """Rows of `summary` as one line per explainer, a column per measure, for reading: "12.3 [11.0, 13.7]"."""
+    digits = digits or {}
+
+    def cell(row):
+        places = digits.get(row.measure, 1 if row.measure.split()[0] in PERCENT else 3)
+        return f"{row.reproduced:.{places}f} [{row.low:.{places}f}, {row.high:.{places}f}]"
+
+    text = rows.assign(cell=[cell(row) for row in rows.itertuples()])
+    table = text.pivot(index="explainer", columns="measure", values="cell")
+    return table.loc[rows.explainer.unique(), rows.measure.unique()].rename_axis(columns=None).reset_index()
+
+
+@exact()
+@torch.inference_mode()
+def side_by_side(explainer, images, count=200, batch_size=50, right=True):
+    """Scenes of two images of different classes side by side, each explained for both classes.
+
+    Image i stands left of image i + 1 of the data set where their classes differ; right: and both, alone, are predicted
+    right.
+    Returns (scenes (N, 3, S, 2S), classes (N, 2), maps (N, 2, S, 2S) in [0, 1], share (N, 2) of each map's mass that
+    lies in the half of its class; 0.5 is chance). Raises `InputError` when no scene is found.
+    """
+    classifier = explainer.classifier.eval()
+    device, indices = classifier.normalise.mean.device, range(min(len(images), 2 * count + 1))
+    pixels, labels = images.pixels(indices).to(device), images.labels[: len(indices)].to(device)
+    fit = torch.cat([classifier(part).argmax(1) for part in pixels.split(batch_size)]) == labels
+    fit = fit if right else torch.ones_like(fit)
+    at = torch.nonzero(fit[:-1] & fit[1:] & (labels[:-1] != labels[1:]))[:count, 0]
+    if not len(at):
+        raise InputError(
+            f"{images.name}: no two neighbours of different classes are predicted right: take more images."
+        )
+    scenes, classes = torch.cat([pixels[at], pixels[at + 1]], 3), torch.stack([labels[at], labels[at + 1]], 1)
+    parts = zip(scenes.split(batch_size), classes.split(batch_size), strict=True)
+    raw = torch.cat([explainer.explain(part, wanted)[0] for part, wanted in parts])
+    maps = finish(raw.flatten(0, 1), scenes.shape[2:]).unflatten(0, raw.shape[:2])
+    left = maps[..., : scenes.shape[2]].sum((2, 3)) / maps.sum((2, 3)).clamp(min=1e-12)
+    share = torch.stack([left[:, 0], 1 - left[:, 1]], 1)
+    return tuple(value.cpu() for value in (scenes, classes, maps, share))

@@ -1,0 +1,299 @@
+"""Jobs: trainings that are found again by their settings, and that continue where they were cut.
+
+job = Job("lfi-cam", "resnet-110", dataset="cifar10", recipe=Recipe(epochs=300, milestones=(150, 225)))
+run = train(job)                      # trains once; a second call finds the finished run by its settings
+logits, maps = run.model(pixels)
+
+job = Job("tame", Job("plain", "resnet-110", dataset="cifar10"), dataset="cifar10", recipe=explainer_recipe())
+maps = train(job).model(pixels)       # an explainer; its classifier is trained first, or found
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import files
+from ..data import datasets
+from ..errors import InputError, check_fields, choose
+from ..explainers import learned
+from ..metrics.evaluation import predict, predicted_labels
+from ..metrics.localisation import one_class
+from ..models import checkpoints
+from ..models.attention import create
+from ..numerics import exact
+from ..progress import say
+from .distributed import joined, world
+from .loop import best_device, device_of, fit, precision_of
+from .recipes import Recipe
+
+__all__ = ["Job", "Recipe", "Run", "best_device", "finished_folder", "resolve", "train"]
+
+
+GIVEN = ("the name of a backbone", "the job of a classifier: plain, abn or lfi-cam")  # for a classifier, an explainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, complete: what is trained, on what, how. Two jobs with equal fields are the same run.
+
+    backbone: a name; of an explainer the classifier that it explains: its `Job`, the path of its checkpoint, or the
+    name of a network with weights (`frozen.find`).
+    layers: of an explainer, names or `["last 2"]` of the suggested ones; (): these.
+    """
+
+    method: str
+    backbone: object
+    dataset: str = "photo-digits"
+    data_root: str = ""
+    size: int = 0  # pixels; 0: the data set's own
+    train_count: int = 0  # images; 0: all
+    validation_count: int = 0
+    options: dict = field(default_factory=dict)  # of `create` or `attach`
+    recipe: Recipe = field(default_factory=Recipe)
+    layers: tuple[str, ...] = ()
+    weights: str = "papers"  # of a classifier by name
+
+    def __post_init__(self):
+        if not isinstance(self.backbone, Job):
+            object.__setattr__(self, "backbone", str(self.backbone))
+        check_fields(self)
+        choose("method", self.method, METHODS)
+        if self.classifier and (self.classifier.explains or not self.explains):
+            raise InputError(
+                f"backbone: {self.method} cannot be built on {self.classifier.title}: give {GIVEN[self.explains]}."
+            )
+        if not self.explains and self.backbone.endswith((".pt", ".safetensors")):
+            raise InputError(
+                f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
+                f"{self.backbone}: to explain what is in it choose a method as tame."
+            )
+        for name in ("size", "train_count", "validation_count"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
+
+    @property
+    def explains(self):
+        """Whether an explainer is trained."""
+        return self.method in learned.METHODS
+
+    @property
+    def classifier(self):
+        """The job of the classifier that is explained; None where that is a file or has a name."""
+        return self.backbone if isinstance(self.backbone, Job) else None
+
+    @property
+    def short(self):
+        """The backbone in a word: of a classifier's job or checkpoint, its own method and backbone."""
+        if self.classifier:
+            return f"{self.classifier.method}-{self.classifier.short}"
+        path = Path(self.backbone)
+        return (path.parent.name.rpartition("-")[0] or path.stem) if path.suffix else path.name
+
+    @property
+    def title(self):
+        """A name for people; two jobs may share it."""
+        return f"{self.method} {'of ' * self.explains}{self.short} on {self.dataset}"
+
+    def images(self, split, count=0):
+        """The data set's split, `datasets.Images`."""
+        return datasets.load(
+            self.dataset,
+            split,
+            root=self.data_root or None,
+            size=self.size or None,
+            count=count or None,
+            recipe="explainer" if self.explains else "classifier",
+        )
+
+    def model(self, images):
+        """What is to be trained, its weights random; of an explainer the classifier is trained first."""
+        if self.explains:
+            size, layers, classifier = images.size, list(self.layers) or None, resolve(self).backbone
+            return learned.attach(classifier, self.method, layers, weights=self.weights, size=size, **self.options)
+        if len(images.classes) < 2:
+            raise InputError(
+                f"{images.name} has one class only, the folder {images.classes[0]!r}: a classifier needs at least two; "
+                "give the folder that holds <class>/<image files> of each (--data-root, data_root)."
+            )
+        return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
+
+
+METHODS = dict.fromkeys(("plain", "abn", "lfi-cam", *learned.METHODS))
+
+
+class Run(NamedTuple):
+    """A finished training: the model, a row per epoch, folder, whether it was found.
+
+    The model is the one of best validation accuracy; of an explainer, whose papers choose none, the last.
+    """
+
+    model: torch.nn.Module
+    history: list
+    folder: Path
+    found: bool
+
+
+def train(job, *, device=None, fresh=False, compile=False, **options):
+    """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
+
+    fresh: forget an earlier run of the same job. compile: see `speed.compiled`. options: workers, processes that read
+    image files; tensorboard; sync_batch_norm, see `loop.fit`. Started by torchrun or `accelerate launch`, the processes
+    train one model (`distributed`).
+    Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
+    kernels, TF32, cuDNN's benchmark) is as before afterwards.
+    Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and
+    a folder that another run is training into.
+    """
+    if not isinstance(compile, bool):
+        raise InputError(f"compile: expected True or False, got {compile!r}.")
+    device = device_of(device)
+    with joined(device):
+        return _train(job, device, fresh, compile=compile, **options)
+
+
+def _train(job, device, fresh, workers=0, **options):
+    job = resolve(job, device=device, workers=workers)
+    images = job.images("train", job.train_count)
+    with exact(job.recipe.seed, job.recipe.deterministic):
+        return _trained(job, images, device, fresh, workers, **options)
+
+
+def _trained(job, images, device, fresh, workers, **options):
+    model = job.model(images)
+    folder = run_folder(job, images, model, device)
+    shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
+    history = read_history(folder)
+    world().agree((folder.name, len(history)), f"{shared}{files.root() / 'runs'} and the data.")
+    found = len(history) == job.recipe.epochs and not fresh
+    if found:
+        say(f"{job.title}: found finished in {folder.relative_to(files.root())}")
+    else:
+        validation = job.images("validation", job.validation_count)
+        settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
+        settings |= {"precision": precision_of(job.recipe, device), "compile": options["compile"]}
+        options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
+        with _alone(folder), _told(job, folder):
+            if fresh and world().rank == 0:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+                    path.unlink(missing_ok=True)
+            world().wait()
+            images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))
+            history = fit(model, images, seen, job.recipe, folder, **options)
+    # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
+    classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
+    run = Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
+    if not found and world().rank == 0:
+        tell_one_class(run, validation, seen, workers)
+    return run
+
+
+def tell_one_class(run, validation, seen, workers=0):
+    """Say so when the trained classifier, or the one that is explained, predicts one class for all validation images.
+
+    seen: `validation` with the labels that were trained on, `relabelled`.
+    """
+    predicted = seen.labels
+    if seen is validation:
+        if hasattr(run.model, "mechanism"):
+            return
+        hits = round(max(row["validation_accuracy"] for row in run.history) * len(validation))
+        if hits not in validation.labels.bincount():  # then it is not one class
+            return
+        predicted = predict(run.model, validation, workers=workers).logits.argmax(1)
+    if told := one_class(predicted, validation.labels, validation.classes):
+        say(told)
+
+
+def _alone(folder):
+    """No other run trains into the folder meanwhile; of processes that train together the first keeps others out."""
+    if world().rank:
+        return contextlib.nullcontext()
+    return files.locked(folder / "last.pt", "wait for it, then the same command finds the model")
+
+
+@contextlib.contextmanager
+def _told(job, folder):
+    """A `KeyboardInterrupt` says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = len(read_history(folder))
+        kept = f"its first {done} of {job.recipe.epochs} epochs are kept in {folder}" if done else "no epoch is kept"
+        how = "continues after them (not with fresh, --fresh)" if done else "starts it again"
+        raise KeyboardInterrupt(f"{job.title} was interrupted: {kept}, and the same command {how}.") from None
+
+
+def resolve(job, **options):
+    """The job with a checkpoint's path in place of its classifier's job, which is trained first if it is missing.
+
+    options: as of `train`.
+    """
+    if job.classifier is None:
+        return job
+    folder = finished_folder(job.classifier, options.get("device")) or train(job.classifier, **options).folder
+    return dataclasses.replace(job, backbone=folder / "best.pt")
+
+
+def relabelled(model, images, workers=0):
+    """The images with the labels that an explainer is trained on: what its classifier says, or the truth.
+
+    Raises `InputError` for true labels that the classifier has no class for.
+    """
+    if not hasattr(model, "mechanism"):
+        return images
+    if model.settings.labels == "truth":
+        if len(images.classes) != model.classifier.num_classes:
+            raise InputError(
+                f"{images.name} has {len(images.classes)} classes, the classifier {model.classifier.num_classes}: "
+                'take its own predictions (labels="model", --option labels=model).'
+            )
+        return images
+    if model.settings.labels == "batch":
+        return images
+    predict = functools.partial(predicted_labels, model.classifier, workers=workers)
+    return dataclasses.replace(images, labels=world().spread(predict, images, 64))
+
+
+def run_folder(job, images, model=None, device=None):
+    """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier.
+
+    Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
+    """
+    settings = dataclasses.asdict(job) | {"data_root": ""}
+    if precision_of(job.recipe, torch.device(device or best_device())) == "bfloat16":
+        settings["recipe"]["precision"] = "bfloat16"
+    if job.explains:
+        model = model or job.model(images)
+        # What was chosen, whether it was given or is the default.
+        settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
+        settings |= {"options": dataclasses.asdict(model.settings)}
+    text = json.dumps([settings, images.digest, len(images)], sort_keys=True)
+    name = f"{job.method}-{job.short}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return files.root() / "runs" / job.dataset / name
+
+
+def finished_folder(job, device=None):
+    """Where `train` on the device (by default the best one) would find the job finished, None if it would not.
+
+    Raises `InputError` where its data cannot be loaded.
+    """
+    if job.classifier:
+        folder = finished_folder(job.classifier, device)
+        if folder is None:
+            return None
+        job = dataclasses.replace(job, backbone=folder / "best.pt")
+    folder = run_folder(job, job.images("train", job.train_count), device=device)
+    return folder if len(read_history(folder)) == job.recipe.epochs else None
+
+
+def read_history(folder):
+    """A row for every epoch that the run in this folder has behind it."""
+    last = Path(folder) / "last.pt"
+    return checkpoints.read(last, lazily=True)["history"] if last.is_file() else []

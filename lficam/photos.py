@@ -196,7 +196,8 @@ def explain_photo(explainer, pixels, targets=None, top=1):
     before, after = logits.double().softmax(1)[0, classes], masked.gather(1, classes[:, None])[:, 0]
     describe = getattr(classifier, "describe", str)
     rows = zip(classes.tolist(), before.tolist(), after.tolist(), finished.cpu(), maps.float().cpu(), strict=True)
-    return [Explanation(k, describe(k), b, a, pixels, done, raw, of_class) for k, b, a, done, raw in rows]
+    photo = pixels.cpu()
+    return [Explanation(k, describe(k), b, a, photo, done, raw, of_class) for k, b, a, done, raw in rows]
 
 
 def _maps(explainer, classifier, pixels, choose):

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 import lficam
-from lficam import checkpoints, data, scoring, streaming, workspace
+from lficam import checkpoints, data, scoring, workspace
 from lficam.classifiers import freeze
 from lficam.cli import main
 from lficam.configuration import describe, function
@@ -262,21 +262,6 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, whole, monkeypatch):
     Grey.calls = 0
     scoring.score(*made(), path, batch_size=4)
     assert Grey.calls == 4  # configuration and three batches were written, if not synced
-    assert path.read_bytes() == whole
-
-
-def test_a_disk_without_room_for_the_pieces(tmp_path, whole, monkeypatch):
-    def full(**_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "a.csv"
-    with monkeypatch.context() as patch:
-        patch.setattr(streaming.tempfile, "TemporaryFile", full)
-        with pytest.raises(InputError, match=r"Cannot write \S+a\.csv: No space left on device\. Free some space"):
-            scoring.score(*made(), path, batch_size=4)
-    Grey.calls = 0
-    scoring.score(*made(), path, batch_size=4)
-    assert Grey.calls == 0
     assert path.read_bytes() == whole
 
 

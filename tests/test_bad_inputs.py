@@ -491,7 +491,7 @@ COMMANDS = [  # word that the sentence holds, command line
     ("--data-root", f"{TRAIN} --dataset folder"),
     ("nowhere", f"{TRAIN} --dataset folder --data-root nowhere"),
     ("photo-digits", f"{TRAIN} --authors"),
-    ("'best'", f"{TRAIN} --compile best"),
+    ("best", f"{TRAIN} --compile best"),
     ("best.pt", "train --method tame --backbone resnet-8"),
     ("plain.pt", "train --method plain --classifier {plain}"),
     ("tame.pt", "train --method tame --classifier {tame}"),

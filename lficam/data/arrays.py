@@ -64,7 +64,7 @@ def _labels(labels, count, classes):
     """Checked, as int64, and the names of the classes."""
     kind = labels.dtype
     if labels.shape == (count,) and labels.min() < 0:
-        raise InputError(f"labels: expected integers from 0, got {labels.min()}.")
+        raise InputError(f"labels: expected {count} integers from 0, one an image, got {labels.min()}.")
     if labels.shape != (count,) or kind.is_floating_point or kind == torch.bool:
         raise InputError(f"labels: expected {count} integers from 0, one an image, got {kind} {tuple(labels.shape)}.")
     last = labels.max().item()

@@ -93,7 +93,7 @@ def _classifier(explainers):
         given = "none" if explainers == {} else type(explainers).__name__
         raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {given}.")
     for name, explainer in explainers.items():
-        if isinstance(explainer, type) or not callable(explainer):
+        if isinstance(explainer, type | str):
             given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
             raise InputError(f"{name}: expected an explainer, as attach and baseline make it, got {given:.60}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]

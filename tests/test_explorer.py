@@ -324,7 +324,7 @@ def test_the_check_leaves_no_gpu_taken(monkeypatch):
     look = lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])  # noqa: E731
     session = SimpleNamespace(photos=["a"], methods=["m"], look=look)
     monkeypatch.setattr(exploring, "open_session", lambda *_, **__: session)
-    monkeypatch.setattr(cli_explore, "_serve", lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(explore, "_serve", lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
     assert main(["explore", "--no-browser"]) == 0
     assert seen == ["", "3"]
 
@@ -342,9 +342,9 @@ def test_the_browser_is_led_by_a_file_that_only_this_user_and_any_browser_can_re
         seen.append((door.parent, oct(door.stat().st_mode & 0o777), door.read_text()))
         return True
 
-    monkeypatch.setattr(cli_explore, "_voila", lambda *_: Server())
+    monkeypatch.setattr(explore, "_voila", lambda *_: Server())
     monkeypatch.setattr("webbrowser.open", opened)
-    cli_explore._serve("{}", 4321, True)
+    explore._serve("{}", 4321, True)
     (address,) = re.findall(r"http://127.0.0.1:4321/\?token=\w+", capsys.readouterr().out)
     ((folder, mode, text),) = seen
     assert (folder, mode) == (home / "reports", "0o600")
@@ -354,10 +354,10 @@ def test_the_browser_is_led_by_a_file_that_only_this_user_and_any_browser_can_re
 
 def test_a_page_that_was_closed_leaves_no_kernel_and_no_word(tmp_path):
     (tmp_path / "x.ipynb").write_text("{}")
-    page = cli_explore._voila(tmp_path / "x.ipynb", 0, "token")
+    page = explore._voila(tmp_path / "x.ipynb", 0, "token")
     page.connection_dir = str(tmp_path)
     page.init_settings()
-    assert page.kernel_manager.cull_idle_timeout == cli_explore.IDLE
+    assert page.kernel_manager.cull_idle_timeout == explore.IDLE
     assert page.kernel_manager.cull_interval == 60
     assert not page.kernel_manager.cull_connected  # a page that is open keeps its own
     assert not any(logging.getLogger(name).isEnabledFor(logging.ERROR) for name in ("asyncio", "tornado.application"))

@@ -62,7 +62,7 @@ def test_a_killed_process_loses_nothing_but_time(home, monkeypatch, capsys):
     trap = home / "trap.py"
     trap.write_text(
         "import os, pathlib, signal\n"
-        "from lficam import checkpoints\n"
+        "from lficam.models import checkpoints\n"
         "keep = checkpoints.keep\n"
         "def killed(model, optimizer, history, folder, settings):\n"
         "    keep(model, optimizer, history, folder, settings)\n"

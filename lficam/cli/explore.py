@@ -65,7 +65,7 @@ def _notebook(paths, options):
     """The notebook that the page is, as JSON text."""
     import nbformat.v4
 
-    source = "import logging\n\nfrom lficam import explorer, exploring\n\n"
+    source = "import logging\n\nfrom lficam.lab.explore import explorer, exploring\n\n"
     source += "logging.disable()  # when a page is closed, nobody wants to read what its kernel still notes\n"
     source += f"explorer.Panel(exploring.open_session(*{paths!r}, **{options!r}))"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -38,7 +38,7 @@ from .resident import Resident
 from .sources import Memory, Pictures, Reader, permutation, unit
 
 SPLITS = ("train", "validation", "test")
-ONCE = "from lficam import data; data.load({name!r}, 'train', download=True)"  # a line that downloads
+ONCE = "from lficam.data.datasets import load; load({name!r}, 'train', download=True)"  # a line that downloads
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # LFI-CAM's numbers, for STL-10 too
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PHOTO_DIGITS = ((0.48, 0.39, 0.35), (0.28, 0.23, 0.25))  # measured on its train split

@@ -669,8 +669,9 @@ def gif(p):
 
 
 def explainer_of(p, method):
+    net = p.net  # made here, before the seed
     torch.manual_seed(0)
-    return attach(p.net, method) if method in ("tame", "l-cam-img") else base(p.net, method)
+    return attach(net, method) if method in ("tame", "l-cam-img") else base(net, method)
 
 
 def shared(p, method):

@@ -21,6 +21,7 @@ from ..explainers.cams import Baseline
 from ..explainers.features import Layer
 from ..models.checkpoints import digest
 
+PACKAGE = __name__.partition(".")[0]
 FORMAT = 2
 
 
@@ -192,13 +193,13 @@ def _own(thing):
     top = (thing.__module__ or "builtins").partition(".")[0]
     file = Path(getattr(sys.modules.get(top), "__file__", None) or "")
     installed = {"site-packages", "dist-packages"} & set(file.parts)
-    return not (installed or top in sys.stdlib_module_names or top == __package__)
+    return not (installed or top in sys.stdlib_module_names or top == PACKAGE)
 
 
 def _name(thing):
     """Of a function, a class or an object's class: its name, with the module where that is of another package."""
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
-    package = not _own(thing) and not thing.__module__.startswith(__package__)
+    package = not _own(thing) and not thing.__module__.startswith(f"{PACKAGE}.")
     return f"{thing.__module__}." * package + thing.__qualname__
 
 

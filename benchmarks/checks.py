@@ -12,7 +12,6 @@ deterministic training, cut and resumed, against one that was not, bit by bit. E
 import argparse
 import contextlib
 import dataclasses
-import functools
 import io
 import sys
 import tempfile
@@ -162,13 +161,13 @@ def waits(device):
             yield Found(f"{name}: {said or 'nothing that torch finds'}", bool(said), 0)
 
 
-def steps(model, optimizer, images, recipe=RECIPE, pace=None):
+def steps(model, optimizer, images, recipe=RECIPE, loss=None):
     """One epoch's losses, on the device."""
-    pace, found = pace or speed.Pace(model, recipe, "off", 1, 1), []
+    found = []
     for pixels, labels, _ in loop.train_batches(model, images, recipe, 0):
         loop.set_rates(optimizer, recipe.lr, recipe.momentum)
-        step = functools.partial(loop.train_step, model, optimizer, pixels, labels, recipe)
-        found.append(pace.take(step)[0]["total"].detach().clone())  # what is compiled is written over
+        terms, _ = loop.train_step(model, optimizer, pixels, labels, recipe, loss)
+        found.append(terms["total"].detach().clone())  # what is compiled is written over
     return torch.stack(found)
 
 
@@ -180,10 +179,7 @@ def run_with(device, method, recipe=RECIPE, fused=None, compiled=False):
     for group in optimizer.param_groups if fused is not None else ():
         group["fused"] = fused
     there = resident.place(random_images(64), device)
-    if not compiled:
-        return steps(model, optimizer, there, recipe)
-    pace = speed.Pace(model, recipe, "on", 4, 4)
-    return steps(model, optimizer, there, recipe, pace)  # where it cannot be compiled, a line says so
+    return steps(model, optimizer, there, recipe, speed.compiled(model, recipe) if compiled else None)
 
 
 def bfloat16(device):
@@ -204,10 +200,7 @@ def kernels(device):
 
 
 def compiled(device):
-    """The first loss, which is the same computation; later ones drift apart, as any rounding does.
-
-    Where nothing can be compiled (no compiler), the training goes on without, and that is what is checked.
-    """
+    """The first loss, which is the same computation; later ones drift apart, as any rounding does."""
     with exact():
         for method in ("plain", "abn", "lfi-cam"):
             eager, fast = run_with(device, method), run_with(device, method, compiled=True)

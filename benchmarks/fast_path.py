@@ -19,6 +19,7 @@ import lficam
 from benchmarks import timing
 from benchmarks.checks import random_images
 from lficam import loop, resident, speed
+from lficam.errors import InputError
 from lficam.numerics import exact
 from lficam.recipes import Recipe
 
@@ -41,7 +42,7 @@ class Rung:
         images = random_images(given.images)
         images = resident.place(images, self.device) if top >= 1 else images
         self.batches = self._endless(images)
-        self.pace = speed.Pace(self.model, self.recipe, "on" if top >= 5 else "off", self.steps, self.steps)
+        self.loss = speed.compiled(self.model, self.recipe) if top >= 5 else None
         self.memory = 0
 
     def _endless(self, images):
@@ -59,18 +60,19 @@ class Rung:
         with mock.patch.object(loop, "memory_format", return_value=self.layout):
             for pixels, labels, _ in itertools.islice(self.batches, self.steps):
                 loop.set_rates(self.optimizer, self.recipe.lr, self.recipe.momentum)
-                self.pace.take(lambda loss, p=pixels, y=labels: self._step(p, y, loss))
+                loop.train_step(self.model, self.optimizer, pixels, labels, self.recipe, self.loss)
         if self.device.type == "cuda":
             self.memory = max(self.memory, torch.cuda.max_memory_allocated(self.device) - before)
 
-    def _step(self, pixels, labels, loss):
-        return loop.train_step(self.model, self.optimizer, pixels, labels, self.recipe, loss)
-
     def warm(self):
-        """Steps that are not timed: kernels are chosen, and compiled. Whether this is what it is called."""
-        for _ in range(3):
-            self()
-        return self.pace.loss is not None or not self.name.endswith("compiled")
+        """Steps that are not timed: kernels are chosen, and compiled. Whether they can be."""
+        try:
+            for _ in range(3):
+                self()
+        except InputError as error:
+            print(f"{self.name}: {error}")
+            return False
+        return True
 
 
 def flop(method, backbone, size=32):

@@ -16,8 +16,8 @@ import zlib
 import torch
 
 from . import cams, classifiers, masked
-from .cams import Baseline, positive
-from .errors import InputError, choose
+from .cams import Baseline
+from .errors import InputError, check_numbers, choose, positive
 from .maps import check_pixels, check_range
 
 
@@ -30,7 +30,10 @@ class Own(Baseline):
     def __init__(self, classifier, batch_size=None):
         super().__init__(classifier, batch_size)
         if not getattr(classifier.network, "explains", False):
-            raise InputError("own: this classifier brings no map; ABN, LFI-CAM and plain ones with a linear head do.")
+            raise InputError(
+                "own: this classifier brings no map, as ABN, LFI-CAM and plain ones with a linear head do: "
+                "choose another method, as grad-cam."
+            )
 
     def _maps(self, pixels, target):
         self._count(len(pixels))
@@ -69,6 +72,7 @@ class Random(Control):
 
     def __init__(self, classifier, cells=7, seed=0):
         super().__init__(classifier)
+        check_numbers(seed=seed)
         self.cells, self.seed = positive("cells", cells), seed
 
     def _maps(self, pixels, target):  # noqa: ARG002 - no class

@@ -13,7 +13,7 @@ import copy
 
 import torch
 
-from .errors import InputError, choose
+from .errors import InputError, choose, positive
 from .features import choose_layers, suggest, tap
 from .maps import check_finite, weighted_sum, wide
 from .numerics import exact
@@ -49,15 +49,21 @@ class Baseline:
         """
         pixels = self.classifier.normalise.enter(pixels)
         target = None if target is None else self.classifier.check_classes(target, len(pixels))
-        with torch.inference_mode():
+        with torch.inference_mode(), self.classifier.fitting(pixels):
             maps = self._once()._maps(pixels.contiguous(memory_format=torch.channels_last), target)
         return check_finite(maps).clone()  # a tensor like any other, also outside inference mode
 
     attribute = __call__
 
+    def of(self, classifier):
+        """The same explainer on a copy of its classifier."""
+        other = copy.copy(self)
+        other.classifier = classifier
+        return other
+
     def _once(self):
         """The explainer for one call, with a count of its own, which is shown as that of the explainer called."""
-        once = copy.copy(self)
+        once = self.of(self.classifier)
         once._shown, once.counted = self, 0
         once._count(0)
         return once
@@ -81,13 +87,6 @@ def scores(logits, target, kind):
     """
     values = wide(logits).softmax(1) if kind == "probability" else wide(logits)
     return values.gather(1, target.expand(len(values))[:, None])[:, 0]
-
-
-def positive(name, value):
-    """The value, if it is a whole number of at least 1; else `InputError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}.")
-    return value
 
 
 def find_layer(classifier, name=None):

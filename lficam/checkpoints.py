@@ -24,6 +24,12 @@ def load_authors(model, state_dict):
     "module."; of an explainer's the attention mechanism is taken.
     Raises `InputError` naming the missing, unknown or misshapen entries. Returns the model.
     """
+    if not hasattr(model, "card"):
+        raise InputError(f"{type(model).__name__}: the authors' weights go into what create or attach made; give that.")
+    if not isinstance(state_dict, dict):
+        raise InputError(
+            f"state_dict: expected {{name: tensor}}, as the authors' file holds it, got {type(state_dict).__name__}."
+        )
     if hasattr(model, "mechanism"):
         translated = explainer_state(state_dict)
     else:
@@ -100,12 +106,16 @@ def read(path, device="cpu", lazily=False):
         else _load(path, "a checkpoint of lficam", device, lazily)
     )
     if not isinstance(content, dict) or "model" not in content or "card" not in content:
-        raise InputError(f"{path} is not a checkpoint of lficam: it has no model and card.")
+        raise InputError(f"{path} is not a checkpoint of lficam: it has no model and card; give a best.pt.")
     return content
 
 
 def _safetensors(path, device):
     """Weights and, from the JSON beside them, the card; its checksum, which older ones do not have, is compared."""
+    if not path.with_suffix(".json").is_file():
+        raise InputError(
+            f"{path} is not a checkpoint of lficam: no card, {path.stem}.json, lies beside it: convert its source."
+        )
     try:
         card = json.loads(path.with_suffix(".json").read_bytes())
         if card.get("file") not in (None, file_hash(path)):
@@ -143,6 +153,7 @@ def _load(path, what, device="cpu", lazily=False):
         ) from error
     except Exception as error:
         why = "it is empty" if path.stat().st_size == 0 else reason(error).partition(". ")[0]
+        why = "it was cut short, or is something else" if not zipped and path.stat().st_size else why
         raise InputError(f"{path} is not {what}, or is damaged ({why}): copy it again, or give another one.") from error
 
 
@@ -210,7 +221,12 @@ def load(path, device="cpu", classifier=None):
 
     content = read(path, device)
     card = content["card"]
-    model = attached(card, path, classifier) if "classifier" in card else create(**card)
+    if not {"method", "backbone", "num_classes"} <= set(card):
+        raise InputError(f"{path} does not say what it holds: its card must name method, backbone and num_classes.")
+    try:
+        model = attached(card, path, classifier) if "classifier" in card else create(**card)
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     model = model.to(device).eval()
     check_answer(model, content, path)
     load_state(model, content["model"], path)

@@ -6,6 +6,9 @@ find("runs/photo-digits/plain-resnet-14-.../best.pt")
 freeze(my_module, mean=(...), std=(...))            # takes normalised images, returns logits (B, K)
 """
 
+import contextlib
+import os
+import re
 from pathlib import Path
 
 import safetensors.torch
@@ -13,8 +16,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from . import attention, checkpoints, features
-from .errors import InputError, choose, reason
+from . import attention, backbones, checkpoints, features
+from .errors import InputError, choose, positive, reason
 from .maps import check_classes
 from .numerics import exact
 from .parts import Normalise, steady
@@ -43,9 +46,10 @@ class Frozen(nn.Module):
         except (RuntimeError, ValueError, AssertionError) as error:
             if "memory" in str(error) or "CUDA error" in str(error):
                 raise
+            why = "" if isinstance(error, RuntimeError) and _of_sizes(error) else f" ({reason(error)})"
             raise InputError(
-                f"{type(network).__name__} cannot classify an image of {size} x {size} ({reason(error)}): if it takes "
-                "images of another size, give it as size= (--size)."
+                f"{type(network).__name__} cannot classify an image of {size} x {size}{why}: if it takes images of "
+                "another size, give it as size= (--size)."
             ) from error
         if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
@@ -56,12 +60,28 @@ class Frozen(nn.Module):
         self.classes = None if classes is None else tuple(classes)
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise InputError(
-                f"classes: {type(network).__name__} knows {self.num_classes} classes, got {len(self.classes)} names."
+                f"classes: {type(network).__name__} knows {self.num_classes} classes, got {len(self.classes)} names: "
+                "give one for each, in their order."
             )
 
     @exact()
     def forward(self, pixels):
-        return self.answer(self.normalise.enter(pixels))
+        with self.fitting(pixels):
+            return self.answer(self.normalise.enter(pixels))
+
+    @contextlib.contextmanager
+    def fitting(self, pixels):
+        """Within, `InputError` where the network cannot take pixels of another size than its own."""
+        try:
+            yield
+        except (AssertionError, RuntimeError) as error:
+            if tuple(pixels.shape[2:]) == (self.size, self.size) or not _of_sizes(error):
+                raise
+            height, width = pixels.shape[2:]
+            raise InputError(
+                f"{type(self.network).__name__} cannot take images of {height} x {width}: "
+                f"give them in the size that it was made for, as {self.size} x {self.size}."
+            ) from error
 
     def answer(self, pixels):
         """Logits (B, K) of pixels (B, 3, H, W) that were masked or made noisy, and are not looked at."""
@@ -110,13 +130,19 @@ def _check_weights(network):
             )
 
 
+def _of_sizes(error):
+    """Whether an error is about the size of images, in words that say little to who does not know torch."""
+    return bool(re.search(r"shapes|[sS]ize|width|height", str(error))) and "memory" not in str(error)
+
+
 def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=None):
     """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
 
     classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
     three; by default ImageNet's) and returns logits (B, K), or an object that has `.logits`.
     size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
-    Raises `InputError` for a module that is no classifier of such images.
+    Raises `InputError` for a module that is no classifier of such images, of torch.jit, or of less than single
+    precision, and for names that are not one a class.
     """
     if isinstance(classifier, Frozen):
         for name, value in {"mean": mean, "std": std}.items():
@@ -131,7 +157,10 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
             )
         return classifier
     if not isinstance(classifier, nn.Module):
-        raise InputError(f"classifier: expected an nn.Module or a name, got {type(classifier).__name__}.")
+        given = f"the class {classifier.__name__}" if isinstance(classifier, type) else type(classifier).__name__
+        raise InputError(f"classifier: expected an nn.Module with its weights, got {given}.")
+    if size is not None:
+        positive("size", size)
     ours = isinstance(classifier, attention.Classifier)
     own = (classifier.normalise.mean, classifier.normalise.std) if ours else IMAGENET_STATISTICS
     card = card or {"classifier": type(classifier).__name__}
@@ -159,6 +188,9 @@ def find(what, weights="papers", **options):
     """
     if isinstance(what, nn.Module):
         return freeze(what, **options)
+    if not isinstance(what, str | os.PathLike):
+        given = f"the class {what.__name__}" if isinstance(what, type) else type(what).__name__
+        raise InputError(f"classifier: expected an nn.Module with its weights, a name or a path, got {given}.")
     what = str(what)
     if what.endswith((".pt", ".safetensors")):
         path = _at_home(what)
@@ -175,7 +207,13 @@ def find(what, weights="papers", **options):
         return _timm(what, weights, options)
     if Path(what).is_dir():
         raise InputError(f"{what} is a folder: give the checkpoint in it, as {Path(what) / 'best.pt'}.")
-    choose("classifier", what, dict.fromkeys(models.list_models(module=models)))
+    known = dict.fromkeys(models.list_models(module=models))
+    if what not in known and any(re.fullmatch(family, what) for family in backbones.FAMILIES):
+        raise InputError(
+            f"{what} comes without weights: train it (`lficam train --method plain --backbone {what}`), and give its "
+            "best.pt as the classifier."
+        )
+    choose("classifier", what, known)
     known = models.get_model_weights(what)
     card = {"classifier": what, "weights": str(weights)}
     path = Path(str(weights)).expanduser()
@@ -217,7 +255,9 @@ def _with_file(name, path):
     try:
         state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else checkpoints.read_state(path)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is not a file of safetensors, or is damaged ({reason(error)}).") from error
+        raise InputError(
+            f"{path} is not a file of safetensors, or is damaged ({reason(error)}): copy it again, or give another one."
+        ) from error
     state = {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()

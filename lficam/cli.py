@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import time
 
@@ -21,8 +22,9 @@ def main(argv=None):
         import argcomplete
 
         argcomplete.autocomplete(parser())
-    arguments = parser().parse_args(argv)
+    arguments, rest = parser().parse_known_args(argv)
     try:
+        _check_rest(arguments, rest)
         if os.environ.get("WORLD_SIZE", "1") != "1" and arguments.call is not train_model:
             from .errors import InputError
 
@@ -46,11 +48,40 @@ def main(argv=None):
         return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as all of lficam does."""
+
+    def error(self, message):
+        from .errors import InputError, choose
+
+        option, _, what = message.removeprefix("argument ").partition(": ")
+        kind, _, given = what.removeprefix("invalid ").partition(" value: ")
+        if given:
+            message = f"{option}: expected a {'whole ' * (kind == 'int')}number, got {given}"
+        if what.startswith("invalid choice: "):
+            try:
+                choose("command", what.split("'")[1], dict.fromkeys(what.split("'")[3::2]))
+            except InputError as error:
+                self.exit(2, f"lficam: {error}\n")
+        self.exit(2, f"lficam: {message}; see `{self.prog} --help`.\n")
+
+
+def _check_rest(arguments, rest):
+    """Raise `InputError` for what the command does not know."""
+    if rest:
+        from .errors import InputError, choose
+
+        name, known = rest[0].partition("=")[0], re.findall(r"--[\w-]+", arguments.usage)
+        if name.startswith("-"):
+            choose("option", name, dict.fromkeys(known))
+        raise InputError(f"{rest[0]} is one argument too many: leave it out, or put what holds spaces into quotes.")
+
+
 def parser():
     """The whole command line; a further command is one more paragraph here and one function below."""
     from . import __version__, cli_explain, cli_explore, cli_graph, cli_report, cli_score
 
-    top = argparse.ArgumentParser(prog="lficam", description="Trainable visual explanations of image classifiers.")
+    top = _Parser(prog="lficam", description="Trainable visual explanations of image classifiers.")
     top.add_argument("--version", action="version", version=f"lficam {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -72,6 +103,8 @@ def parser():
     _model_commands(commands)
     for part in (cli_explain, cli_explore, cli_score, cli_report, cli_graph):
         part.add_commands(commands, _command)
+    for command in commands.choices.values():
+        command.set_defaults(usage=command.format_usage())
     return top
 
 
@@ -80,7 +113,7 @@ def _model_commands(commands):
     command = _command(commands, train_model, "train", "train a classifier, or an explainer of one; continue if cut")
     _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
-    command.add_argument("--compile", default="auto", help="auto (default: where it is measured to pay), on or off")
+    command.add_argument("--compile", action="store_true", help="compile the steps (torch.compile), for long trainings")
     text = "of several processes, batch norm sees its own part of a batch"
     command.add_argument("--no-sync-batch-norm", action="store_false", dest="sync_batch_norm", help=text)
     again = command.add_mutually_exclusive_group()
@@ -194,12 +227,13 @@ def compare_maps(arguments):
 def _job(arguments):
     """The job that the options of `train` and `lr-find` describe."""
     from .errors import check_numbers
-    from .recipes import Recipe, authors_recipe, explainer_recipe
+    from .recipes import Recipe, authors_recipe, explainer_recipe, photos_recipe
     from .training import Job
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given |= {"schedule": "step"} if {"milestones", "gamma"} & given.keys() else {}  # or they would mean nothing
     job = Job(
         arguments.method,
         arguments.backbone,
@@ -214,7 +248,8 @@ def _job(arguments):
     if arguments.authors:
         recipe = authors_recipe(job.method, job.dataset, job.backbone, **given)
     else:
-        recipe = (explainer_recipe if job.explains else Recipe)(**given)
+        own = photos_recipe if job.dataset == "folder" else Recipe
+        recipe = (explainer_recipe if job.explains else own)(**given)
     return dataclasses.replace(job, recipe=recipe)
 
 
@@ -266,12 +301,16 @@ def evaluate_model(arguments):
     from .errors import InputError, check_numbers
     from .evaluation import dump, perturbed_accuracy, predict
     from .metrics import correct, one_class
-    from .progress import say
     from .results import percentage
     from .training import best_device
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
-    job = (checkpoints.read(arguments.checkpoint).get("settings") or {}).get("job", {})
+    content = checkpoints.read(arguments.checkpoint, lazily=True)
+    if "classifier" in content["card"]:
+        raise InputError(
+            f"{arguments.checkpoint} is an explainer, {content['card']['method']}: use `lficam score --checkpoint`."
+        )
+    job = (content.get("settings") or {}).get("job", {})
     dataset = arguments.dataset or job.get("dataset")
     if not dataset:
         raise InputError(f"{arguments.checkpoint} does not say what it was trained on: give --dataset.")
@@ -281,7 +320,10 @@ def evaluate_model(arguments):
     images = data.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
     model = checkpoints.load(arguments.checkpoint, best_device())
     if len(images.classes) != model.card["num_classes"]:
-        raise InputError(f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}.")
+        raise InputError(
+            f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}: "
+            "give a --dataset that has as many."
+        )
     predictions = predict(model, images, workers=arguments.workers)
     hits = {"top-1": correct(predictions.logits, predictions.labels)}
     if arguments.perturbation is not None:
@@ -293,7 +335,7 @@ def evaluate_model(arguments):
             f"{title}: {value:.1f} %  95 % interval {low:.1f} to {high:.1f}  N = {n}  ({images.name}, {images.split})"
         )
     if told := one_class(predictions.logits.argmax(1), images.labels, images.classes):
-        say(told)
+        print(told)
     if arguments.dump:
         print(dump(model, images, arguments.dump, workers=arguments.workers).path)
 

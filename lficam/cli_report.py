@@ -14,16 +14,20 @@ def add_commands(commands, command):
 
 def report(arguments):
     """`lficam report`: prints the page's path and size."""
+    import contextlib
+    import os
     import webbrowser
 
     from . import workspace
-    from .errors import InputError
+    from .errors import InputError, choose
     from .parameters import short
     from .report import write_index
 
     home = workspace.root() / ("figures" if arguments.published else "reports")
     folder, profile = home / arguments.profile, arguments.profile
     if folder.parent != home or not folder.is_dir() or folder.samefile(home.parent):
+        with contextlib.suppress(FileNotFoundError):
+            choose("profile", profile, dict.fromkeys(os.listdir(workspace.root() / "notebooks" / "profiles")))
         first = f"lficam {'publish' if arguments.published else 'run'} --profile {profile}"
         there = sorted(path.name for path in home.glob("[!.]*") if path.is_dir())
         known = f"; there is {', '.join(there)}" if there else ""

@@ -92,6 +92,9 @@ def _explainers(arguments):
         made = checkpoints.load(path, device, classifier)
         classifier = made.classifier  # one for all
         explainers[f"{method} {path}" if twice else method] = made
+    for option, names in (("--checkpoint", arguments.checkpoint), ("--baseline", arguments.baseline)):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{option}: {twice[0]} is there twice: name it once.")
     for method in arguments.baseline:
         explainers[method] = baselines.baseline(classifier, method)
     size = trained_size({"settings": settings}) or classifier.size

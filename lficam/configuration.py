@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import __version__
+from .cams import Baseline
 from .checkpoints import digest
 from .errors import InputError
 from .features import Layer
@@ -116,6 +117,8 @@ def _plain(value):
         return sorted((_plain(item) for item in value), key=json.dumps)
     if isinstance(value, types.ModuleType):
         return value.__name__
+    if isinstance(value, Baseline) or hasattr(value, "mechanism"):  # inside of another explainer
+        return describe(value) | {"classifier": _plain(value.classifier)}
     if isinstance(value, nn.Module):
         return {"kind": _name(value), "weights": digest(value.state_dict()), "function": function(value)}
     if isinstance(value, (type, types.FunctionType)):

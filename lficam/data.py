@@ -13,7 +13,8 @@ imagenet         root/{train, val}/{class}/image files, any size (224); "validat
 ===============  ================================================================================================
 
 Augmentation for training: a zero-padded crop (CIFAR: 4 pixels, and mirroring; photo-digits: 2 of 32, never mirrored);
-elsewhere RandomResizedCrop and mirroring, or with recipe="explainer" Resize, RandomCrop and mirroring (L-CAM, TAME).
+elsewhere RandomResizedCrop (folder: of at least 35 % of the image) and mirroring, or with recipe="explainer" Resize,
+RandomCrop and mirroring (L-CAM, TAME).
 Evaluation: Resize to size * 256/224, CenterCrop. Files are read as RGB on white (of a GIF the first frame); EXIF
 orientation is ignored.
 """
@@ -145,7 +146,8 @@ def _check(asked):
     check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
     if asked.list_file is not None and make is not _folder:
         raise InputError(
-            f"{asked.name} takes no list of files (--list-file, list_file): imagenet, catdog and folder do."
+            f"{asked.name} takes no list of files (--list-file, list_file): leave it out; imagenet, catdog and "
+            "folder take one."
         )
     if asked.num_classes is not None and asked.list_file is None:
         raise InputError("num_classes goes with list_file only: elsewhere the data set knows its classes.")
@@ -260,7 +262,8 @@ def _folder(asked):
     else:
         found = folders.listed(root, asked.list_file, asked.num_classes)
     size, labels = asked.size or 224, torch.tensor(found.labels)
-    source = Pictures(found.paths, size, asked.recipe)
+    own = asked.name == "folder" and asked.recipe == "classifier"
+    source = Pictures(found.paths, size, "photos" if own else asked.recipe)
     return _images(asked, found.classes, labels, found.ids, source, size, _IMAGENET, note=found.note)
 
 

@@ -6,6 +6,7 @@ Launchers (torchrun, accelerate launch) tell each process its RANK; without them
 averaged by DistributedDataParallel; batch norm sees the whole batch; files are written by process 0 alone.
 """
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -112,23 +113,14 @@ def world():
     return _current
 
 
-class Together:
-    """How the steps of a training on several processes are taken, in the place of `speed.Pace`: gradients averaged."""
-
-    def __init__(self, model, sync_batch_norm=True):
-        if sync_batch_norm:
-            synchronise(model)
-        device = next(model.parameters()).device
-        devices = [device] if device.type == "cuda" else None
-        # A static graph: layers that are never used, as ABN's ResNeXt has, need no search in every step.
-        self.loss = nn.parallel.DistributedDataParallel(Loss(model), devices, static_graph=True)
-
-    def start_epoch(self):
-        pass
-
-    def take(self, step, full=True):  # noqa: ARG002 - nothing is compiled
-        """The result of `step(loss)`."""
-        return step(self.loss)
+def together(model, sync_batch_norm=True):
+    """What several processes call in the place of `model.loss`: gradients are averaged."""
+    if sync_batch_norm:
+        synchronise(model)
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else None
+    # A static graph: layers that are never used, as ABN's ResNeXt has, need no search in every step.
+    return nn.parallel.DistributedDataParallel(Loss(model), devices, static_graph=True)
 
 
 class Loss(nn.Module):
@@ -169,23 +161,32 @@ def joined(device):
     lost = f"Process {rank} of {size} was left by another one, which failed or was killed: start the same command again"
     lost += ", the training continues after its last finished epoch."
 
-    def stop(signum, frame):  # noqa: ARG001
-        signal.signal(signum, signal.SIG_IGN)  # time to say so
+    def stop(signum, frame):  # noqa: ARG001 - the launcher's signal to those that are left
+        signal.signal(signum, before)
         raise LostError(lost)
 
-    before = signal.signal(signal.SIGTERM, stop)  # a launcher's, to those that are left
+    atexit.unregister(leave)  # whoever fails must not wait for the others
+    before = signal.signal(signal.SIGTERM, stop)
     _current = World(rank, size)
     try:
-        yield _current  # the group stays for a next training
+        yield _current
+        atexit.register(leave)  # no earlier, as there may be a next training
     except RuntimeError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
-            raise LostError(lost) from error
-        raise
+        if not isinstance(error, dist.DistError) and not any(w in str(error) for w in ("gloo", "Connection", "NCCL")):
+            raise
+        # The launcher's signal is still to come: it must not end us before we have said so.
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, before))
+        raise LostError(lost) from error
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:  # nobody is lost: whoever is ended now has nothing to add
+        if signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, before)
         _current = ALONE
+
+
+def leave():
+    """Destroy the group of processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def synchronise(model):

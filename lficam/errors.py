@@ -41,7 +41,8 @@ def choose(kind, name, known):
     if name in known:
         return known[name]
     near = difflib.get_close_matches(str(name), list(known), n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of: {', '.join(known)}."
+    listed = ", ".join(list(known)[:16]) + ", ..." * (len(known) > 16)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of: {listed}."
     raise InputError(f"Unknown {kind} {name!r}: {hint}")
 
 
@@ -80,6 +81,13 @@ def check_numbers(**given):
         if value is not None and (not is_a(value, int) or not least <= value <= most):
             limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise InputError(f"{what} must be a whole number {limits}, not {value!r}.")
+
+
+def positive(name, value):
+    """The value, if it is a whole number of at least 1; else `InputError`."""
+    if not is_a(value, int) or value < 1:
+        raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}.")
+    return value
 
 
 def wrong_type(name, kind, value):

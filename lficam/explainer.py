@@ -56,6 +56,9 @@ class Settings:
         check_fields(self)
         for name, known in CHOICES.items():
             choose(name, getattr(self, name), dict.fromkeys(known))
+        for name in ("cross_entropy", "area", "variation"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}.")
 
 
 CHOICES = {
@@ -141,7 +144,9 @@ class Explainer(nn.Module):
     def features(self, pixels, stop=True):
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
         normalise = self.classifier.normalise
-        return self._tap(normalise(normalise.enter(pixels)), stop=stop)
+        pixels = normalise.enter(pixels)
+        with self.classifier.fitting(pixels):
+            return self._tap(normalise(pixels), stop=stop)
 
     def _tap(self, images, **options):
         multiply = self.settings.class_token == "multiply"

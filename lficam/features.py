@@ -186,7 +186,7 @@ def choose_layers(layers, names):
         if known[name].calls > 1:
             raise InputError(f"Layer {name!r} is called {known[name].calls} times in one pass: choose one called once.")
     if len(set(names)) < len(names):
-        raise InputError(f"layers: {', '.join(names)} has a layer twice.")
+        raise InputError(f"layers: {', '.join(names)} has a layer twice: name each once.")
     return [layer for layer in layers if layer.name in names]
 
 

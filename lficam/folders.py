@@ -86,7 +86,8 @@ def listed(root, list_file, num_classes=None):
         lines = Path(list_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"Cannot read the list {list_file}: {error}. Give a text file of lines 'path label'."
+            f"Cannot read the list {list_file} ({getattr(error, 'strerror', None) or 'it is no text'}): "
+            "give a text file of lines 'path label'."
         ) from error
     content, where = {}, _Whereabouts(root)
     for number, line in enumerate(lines, 1):

@@ -12,18 +12,29 @@ import numpy as np
 import torch
 
 from . import checkpoints, data
-from .distributed import Together, launched, world
+from .distributed import launched, together, world
 from .errors import InputError, reason
 from .numerics import exact
 from .progress import Progress, say
 from .resident import place
-from .speed import Pace
+from .speed import compiled
 
 
 def best_device():
     """The GPU when there is one, of a launcher's process its own, else the CPU."""
     own = f"cuda:{os.environ['LOCAL_RANK']}" if launched()[1] > 1 and "LOCAL_RANK" in os.environ else "cuda"
     return torch.device(own if torch.cuda.is_available() else "cpu")
+
+
+def device_of(name=None):
+    """The device of that name, by default the best. Raises `InputError` for one that is not there."""
+    try:
+        device = torch.device(name or best_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"device: {name!r} is not there: choose one of {', '.join(there)}.") from error
+    return device
 
 
 def memory_format(device, size):
@@ -61,7 +72,7 @@ def fit(
     tensorboard=False,
     label="training",
     settings=None,
-    compile="off",
+    compile=False,
     resident=None,
     sync_batch_norm=True,
 ):
@@ -69,9 +80,9 @@ def fit(
 
     After every epoch last.pt (all that a resume needs) and, when it is the one to keep, best.pt are replaced
     atomically. The same seed gives the same bits whether or not the training was cut. Returns the history.
-    compile: `speed.Pace`; what is compiled may differ after a resume, and so the bits. resident: whether sets in memory
-    are copied to the device, which changes no bit; by default on a GPU. sync_batch_norm: with several processes
-    (`distributed`), whether batch norm sees the whole batch; compilation is then off.
+    compile: whether the steps are (`speed.compiled`). resident: whether sets in memory are copied to the device, which
+    changes no bit; by default on a GPU. sync_batch_norm: with several processes (`distributed`), whether batch norm
+    sees the whole batch; nothing is compiled then.
     """
     folder, device = Path(folder), torch.device(device)
     model.to(device, memory_format=memory_format(device, images.size))
@@ -79,13 +90,13 @@ def fit(
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)
-    pace = pace_of(model, images, recipe, len(history), compile, sync_batch_norm)
+    loss = loss_of(model, recipe, compile, sync_batch_norm)
     board = open_board(folder, len(history)) if tensorboard and world().rank == 0 else None
     steps = Progress(recipe.epochs * len(images), label, initial=len(history) * len(images))
     with exact(recipe.seed, recipe.deterministic), steps as progress:
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace)
+            row = {"epoch": epoch + 1} | train_epoch(model, optimizer, images, recipe, epoch, workers, progress, loss)
             check_finite(label, row)
             row |= mean_loss(model, validation, recipe.batch_size, workers)
             row["seconds"] = round(time.perf_counter() - start, 2)
@@ -100,12 +111,11 @@ def fit(
     return history
 
 
-def pace_of(model, images, recipe, done, compile, sync_batch_norm):
-    """How the steps of the epochs that are left are taken: averaged over processes, or maybe compiled."""
+def loss_of(model, recipe, compile, sync_batch_norm):
+    """What is called in the place of `model.loss`: averaged over processes, compiled, or None, itself."""
     if world().size > 1:
-        return Together(model, sync_batch_norm)
-    steps = -(-len(images) // recipe.batch_size) * (recipe.epochs - done)
-    return Pace(model, recipe, compile, len(images) // recipe.batch_size, steps)
+        return together(model, sync_batch_norm)
+    return compiled(model, recipe) if compile else None
 
 
 def write_scalars(board, row):
@@ -125,19 +135,17 @@ def check_finite(label, row):
         )
 
 
-def train_epoch(model, optimizer, images, recipe, epoch, workers, progress, pace):
+def train_epoch(model, optimizer, images, recipe, epoch, workers, progress, loss=None):
     """One pass over the images; sums stay on the device, so the loop never waits for it."""
     torch.manual_seed(derive(recipe.seed, epoch, 0, *[world().rank] * (world().rank > 0)))  # dropout
     model.train()
-    pace.start_epoch()
     steps = -(-len(images) // recipe.batch_size)
     sums = 0
     for step, (pixels, labels, _) in enumerate(train_batches(model, images, recipe, epoch, workers)):
         count = min(recipe.batch_size, len(images) - step * recipe.batch_size)  # of all processes
         weight, factor = world().begin(count)
         set_rates(optimizer, *recipe.rates(epoch * steps + step, steps))
-        take = functools.partial(train_step, model, optimizer, pixels, labels, recipe, weight=weight)
-        terms, hits = pace.take(take, full=len(labels) == recipe.batch_size)
+        terms, hits = train_step(model, optimizer, pixels, labels, recipe, loss, weight)
         sums = sums + factor * summed(terms, hits)
         progress.update(count)
     *values, hits = (world().total(sums) / len(images)).tolist()

@@ -35,8 +35,8 @@ def check_range(pixels, bounded=True):
 
     bounded=False: any finite numbers will do. Reads one flag, for which a GPU is waited for.
     """
-    if not len(pixels):
-        raise InputError("pixels: expected at least one image, got none.")
+    if not pixels.numel():
+        raise InputError(f"pixels: expected at least one image, got none, {tuple(pixels.shape)}.")
     if _cannot_be_read(pixels):
         return
     low, high = pixels.detach().aminmax()  # NaN where there is one
@@ -114,6 +114,8 @@ def minmax(x, constant=0.0):
 def upsample(maps, size):
     """Resize maps (B, h, w) bilinearly, corners not aligned, to (B, *size); size is an int or (H, W)."""
     size = (size, size) if isinstance(size, int) else tuple(size)
+    if maps.ndim != 3 or len(size) != 2 or min(size) < 1:
+        raise InputError(f"Maps: expected (B, h, w) and a size of at least 1, got {tuple(maps.shape)} and size {size}.")
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 

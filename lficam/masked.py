@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .cams import SCORES, Baseline, find_layer, positive, scores
-from .errors import InputError, choose
+from .cams import SCORES, Baseline, find_layer, scores
+from .errors import InputError, check_numbers, choose, is_a, positive
 from .features import run
 from .maps import full_precision, minmax, weighted_sum, wide
 
@@ -32,9 +32,7 @@ class Masked(Baseline):
         self.space = choose("space", space, SPACES)
 
     def _once(self):
-        once = super()._once()
-        once.classifier = channels_last(self.classifier)
-        return once
+        return super()._once().of(channels_last(self.classifier))
 
     def _canvas(self, pixels):
         return self.classifier.normalise(pixels) if self.space == "normalised" else pixels
@@ -167,8 +165,9 @@ class RISE(Masked):
     ):
         super().__init__(classifier, space, batch_size)
         self.score = choose("score", score, SCORES)
-        if not 0 < keep <= 1:
+        if not (is_a(keep, float) and 0 < keep <= 1):
             raise InputError(f"keep: expected a probability above 0, got {keep!r}.")
+        check_numbers(seed=seed)
         self.keep = keep
         if isinstance(masks, tuple):
             self.grid, self.shifts = (torch.as_tensor(x) for x in masks)

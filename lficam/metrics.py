@@ -5,7 +5,7 @@ check=False, where a function has it: the maps are known to be finite, and a GPU
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, positive
 
 
 def correct(logits, labels, k=1):
@@ -13,8 +13,17 @@ def correct(logits, labels, k=1):
 
     Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
     class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    Raises `InputError` for k below 1, and on a CPU for labels that have no logits.
     """
-    own, classes = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+    positive("k", k)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    try:
+        own = logits.gather(1, labels[:, None])
+    except RuntimeError as error:  # which costs nothing; a GPU would have to wait for a look at the labels
+        raise InputError(
+            f"labels: expected classes from 0 to {len(classes) - 1}, one for each of {len(logits)} images, got "
+            f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}."
+        ) from error
     rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
     return (rivals < k) & torch.isfinite(own[:, 0])
 
@@ -36,24 +45,32 @@ def one_class(predicted, labels, classes=None):
     )
 
 
-def intersection_over_union(maps, masks, threshold=100 / 255):
+def intersection_over_union(maps, masks, threshold=100 / 255, *, check=True):
     """IoU of the map's pixels above the threshold with a mask: maps (N, H, W) in [0, 1], masks bool (N, H, W) -> (N,).
 
     The default threshold is the LFI-CAM authors' 100 of 255. Two empty sets have IoU 1.
+    Raises `InputError` for maps with NaN or of another size, other masks, and a threshold outside [0, 1].
     """
-    _check_shapes(maps, masks)
+    _check_masks(maps, masks)
+    _check_finite(maps, check)
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold: expected a number in [0, 1], as 100 / 255, got {threshold!r}.")
     marked = maps > threshold
     both = (marked & masks).sum((1, 2)).double()
     either = (marked | masks).sum((1, 2)).double()
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
 
 
-def energy_in_mask(maps, masks):
+def energy_in_mask(maps, masks, *, check=True):
     """Share of the map's mass that lies in the mask: maps (N, H, W) >= 0, masks bool (N, H, W) -> (N,) in [0, 1].
 
     The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020). An empty map has share 0.
+    Raises `InputError` for maps with NaN, with negative values or of another size, and other masks.
     """
-    _check_shapes(maps, masks)
+    _check_masks(maps, masks)
+    _check_finite(maps, check)
+    if check and (maps < 0).any():
+        raise InputError("Maps: expected values of at least 0, got negative ones: use maps.finish first.")
     maps = maps.double()
     total = maps.sum((1, 2))
     return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
@@ -65,7 +82,7 @@ def pointing_game(maps, masks, *, check=True):
     Of several maxima the first in row-major order counts. Raises `InputError` for maps with NaN or of another size.
     Zhang et al. (Excitation Backprop, ECCV 2016), without their tolerance of 15 pixels.
     """
-    _check_shapes(maps, masks)
+    _check_masks(maps, masks)
     _check_finite(maps, check)
     return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].bool()
 
@@ -108,7 +125,14 @@ def _centred_ranks(maps):
 def _check_finite(maps, check=True):
     if check and not torch.isfinite(maps).all():
         bad = (~torch.isfinite(maps)).flatten(1).any(1).nonzero()[:, 0].tolist()
-        raise InputError(f"Maps: {len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}.")
+        where = f"{len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}"
+        raise InputError(f"Maps: {where}: check its explainer.")
+
+
+def _check_masks(maps, masks):
+    _check_shapes(maps, masks)
+    if masks.dtype != torch.bool:
+        raise InputError(f"masks: expected bool, True on the object, got {masks.dtype}.")
 
 
 def _check_shapes(maps, masks, name="masks"):

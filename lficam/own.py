@@ -1,9 +1,10 @@
 """Pixels of one's own, in memory, as a data set."""
 
+import numpy as np
 import torch
 
 from .data import Images
-from .errors import InputError
+from .errors import InputError, is_a
 from .maps import check_range
 from .sources import Memory
 
@@ -30,12 +31,17 @@ def images(
     them. pad, mirror: augmentation in training, shifts by at most pad pixels (by default S // 8) and mirroring.
     Raises `InputError`.
     """
-    pixels = _pixels(torch.as_tensor(pixels))
+    pixels = _pixels(_tensor("pixels", pixels))
     count, size = len(pixels), pixels.shape[-1]
-    labels, classes = _labels(torch.as_tensor(labels), count, classes)
+    labels, classes = _labels(_tensor("labels", labels), count, classes)
     masks = None if masks is None else torch.as_tensor(masks).bool()
     if masks is not None and masks.shape != (count, size, size):
         raise InputError(f"masks: expected {(count, size, size)}, got {tuple(masks.shape)}.")
+    for what, numbers in {"mean": mean, "std": std}.items():
+        if numbers is not None and np.shape(numbers) != (3,):
+            raise InputError(f"{what}: expected three numbers, one for each channel, got {numbers!r}.")
+    if pad is not None and (not is_a(pad, int) or pad < 0):
+        raise InputError(f"pad: expected a whole number of pixels of at least 0, got {pad!r}.")
     if mean is None or std is None:
         measured = statistics(pixels)
         mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
@@ -45,15 +51,28 @@ def images(
     return Images(name, split, classes, labels, ids, size, *scale, source, rows=torch.arange(count), masks=masks)
 
 
+def _tensor(what, values):
+    """The values as a tensor."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        given = type(values).__name__
+        raise InputError(f"{what}: expected a tensor or array of numbers, got {given} {values!r:.60}.") from error
+
+
 def _labels(labels, count, classes):
     """Checked, as int64, and the names of the classes."""
     kind = labels.dtype
-    if labels.shape != (count,) or kind.is_floating_point or kind == torch.bool or labels.min() < 0:
+    if labels.shape == (count,) and labels.min() < 0:
+        raise InputError(f"labels: expected integers from 0, got {labels.min()}.")
+    if labels.shape != (count,) or kind.is_floating_point or kind == torch.bool:
         raise InputError(f"labels: expected {count} integers from 0, one an image, got {kind} {tuple(labels.shape)}.")
     last = labels.max().item()
     classes = tuple(classes or map(str, range(last + 1)))
     if last >= len(classes):
-        raise InputError(f"labels: {last} is there, but the {len(classes)} classes that have names count from 0.")
+        raise InputError(
+            f"labels: {last} is there, but the {len(classes)} classes that have names count from 0: name one more."
+        )
     return labels.long(), classes
 
 

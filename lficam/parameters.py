@@ -6,7 +6,7 @@ import json
 import yaml
 
 from . import workspace
-from .errors import InputError, choose, is_a, wrong_type
+from .errors import InputError, choose, is_a, reason, wrong_type
 
 FILLED = ("profile", "output")  # parameters that the runner gives
 
@@ -26,7 +26,7 @@ def read_defaults(notebook):
             for tag in ("parameters", "injected-parameters")
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where} is not a notebook of format 4 ({type(error).__name__}: {error}).") from None
+        raise InputError(f"{where} is not a notebook of format 4: restore the original, or save it anew.") from error
     if tagged["injected-parameters"]:
         raise InputError(
             f"{where} is the output of a run (a cell is tagged 'injected-parameters'): restore the original."
@@ -70,7 +70,9 @@ def read_profile(path):
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{short(path)}{line}: {getattr(error, 'problem', None) or error}.") from None
+        raise InputError(
+            f"{short(path)}{line}: {getattr(error, 'problem', None) or reason(error)}; expected NAME: VALUE lines."
+        ) from None
     if tree is None:
         return {}, {}
     if not isinstance(values, dict):

@@ -102,7 +102,10 @@ class Normalise(nn.Module):
     def __init__(self, mean, std):
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
-            numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
+            try:
+                numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
+            except (TypeError, ValueError, RuntimeError):
+                numbers = torch.empty(0)
             if numbers.numel() not in (1, 3) or (name == "std" and (numbers <= 0).any()):
                 raise InputError(f"{name}: expected one number or three (R, G, B), std above 0, got {value!r}.")
             self.register_buffer(name, numbers.expand(3).reshape(3, 1, 1).clone(), persistent=False)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from . import workspace
-from .errors import InputError, check_fields, choose
+from .errors import InputError, check_fields, check_numbers, choose
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Recipe:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr: expected a number above 0, got {self.lr}.")
+        for name, most in {"momentum": 1, "weight_decay": float("inf"), "gamma": float("inf")}.items():
+            if not 0 <= getattr(self, name) < most:
+                limits = "from 0 to below 1" if most == 1 else "of at least 0"
+                raise InputError(f"{name}: expected a number {limits}, got {getattr(self, name)}.")
+        check_numbers(seed=self.seed)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InputError(f"milestones: expected epochs in rising order, got {self.milestones}.")
         choose("precision", self.precision, dict.fromkeys(("auto", "float32", "bfloat16")))
@@ -90,6 +95,16 @@ def explainer_recipe(**changes):
     return Recipe(**tame | {"nesterov": True, "bias_lr": 2.0, "bias_decay": False} | changes)
 
 
+def photos_recipe(**changes):
+    """A `Recipe` for a classifier of a few hundred photos of one's own, with random weights to begin with.
+
+    The rate is low, as wide networks need it: at CIFAR's 0.1 ResNet-18 with LFI-CAM learned nothing of 400 cats and
+    dogs (64 pixels, 8 epochs, 50 % right), with these settings and 20 epochs 73 % of them and 58 % of others.
+    """
+    few = {"epochs": 60, "batch_size": 32, "lr": 0.003, "milestones": (), "weight_decay": 5e-4}
+    return Recipe(**few | {"schedule": "one-cycle", "nesterov": True} | changes)
+
+
 def authors_recipe(method, dataset, backbone, **changes):
     """The authors' `Recipe`, with `changes` to it (seed=2).
 
@@ -102,8 +117,11 @@ def authors_recipe(method, dataset, backbone, **changes):
     wanted = (family, dataset, backbone)
     row = next((row for row in rows if (row["method"], row["dataset"], row["backbone"]) == wanted), None)
     if row is None:
-        known = ", ".join(f"{r['dataset']} {r['backbone']}" for r in rows if r["method"] == wanted[0]) or "nothing"
-        raise InputError(f"No authors' recipe for {method} on {dataset} with {backbone}: there is one for {known}.")
+        found = [r for r in rows if r["method"] == family]
+        same = [r["backbone"] for r in found if r["dataset"] == dataset]
+        known = same or dict.fromkeys(r["dataset"] for r in found) or ["nothing"]
+        todo = "choose" if same else "leave it out (--authors), or choose one of the data sets"
+        raise InputError(f"No authors' recipe for {method} on {dataset} with {backbone}: {todo} {', '.join(known)}.")
     settings = {
         "epochs": int(row["epochs"]),
         "batch_size": int(row["batch_size"]),

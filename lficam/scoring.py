@@ -5,6 +5,7 @@ rows = summary(table)                       # means with 95 % intervals, a row p
 compare(table, "AD 15")                     # every explainer against the best one, image by image
 """
 
+import functools
 import itertools
 import statistics
 import time
@@ -15,8 +16,9 @@ import pandas as pd
 import torch
 
 from . import faithfulness, results, streaming
+from .cams import Baseline
 from .configuration import configuration, identity, sha256
-from .data import batches
+from .data import Images, batches
 from .errors import InputError, choose
 from .maps import finish
 from .masked import channels_last
@@ -81,18 +83,18 @@ def score(
         if table is not None:
             return _told(table, classifier, mine)
         with streaming.Part(path, config, fresh) as part:
-            try:
-                return _fill(part, plan, explainers, classifier, mine, **options)
-            except KeyboardInterrupt:
-                kept = f"{min(part.done * batch_size, len(mine))} of {len(mine)} images are kept in {part.path}"
-                how = "the same command continues after them (not with fresh, --fresh)"
-                raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
+            return _fill(part, plan, explainers, classifier, mine, **options)
 
 
 def _classifier(explainers):
     """The one that all explain; those that look at the image alone may have none."""
     if not isinstance(explainers, dict) or not explainers:
-        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {str(explainers)[:60]}.")
+        given = "none" if explainers == {} else type(explainers).__name__
+        raise InputError(f"Explainers: expected {{name: explainer}} with at least one, got {given}.")
+    for name, explainer in explainers.items():
+        if isinstance(explainer, type) or not callable(explainer):
+            given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
+            raise InputError(f"{name}: expected an explainer, as attach and baseline make it, got {given:.60}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
     classifiers = {id(classifier): classifier for classifier in reversed(found)}
     if len(classifiers) > 1:
@@ -103,16 +105,23 @@ def _classifier(explainers):
             "(a classifier's own map: baseline(classifier, 'own'))."
         )
     if len(classifiers) != 1:
-        raise InputError(f"Scores compare explainers of one classifier, got {len(classifiers)}.")
+        raise InputError(
+            f"Scores compare explainers of one classifier, got {len(classifiers)}: score those of each by themselves."
+        )
     return classifiers.popitem()[1].eval()
 
 
 def _shard(images, shard):
+    if not isinstance(images, Images):
+        given = type(images).__name__
+        raise InputError(f"images: expected a data set, of data.load or lficam.images, got {given}.")
     whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(x) is int for x in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
     if shard[1] > max(1, len(images)):
-        raise InputError(f"shard: {len(images)} images cannot be cut into {shard[1]} shards.")
+        raise InputError(
+            f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most {len(images)}."
+        )
     return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
 
 
@@ -122,7 +131,9 @@ def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
     rest = images.subset(range(start, len(images))) if start else images
     device, failed = classifier.normalise.mean.device, []
     parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
-    classifier = channels_last(classifier)
+    laid = functools.cache(channels_last)
+    explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
+    classifier = laid(classifier)
     with Progress(len(images), "scoring", min(start, len(images))) as progress:
         for pixels, _, indices in parts:
             ids = [rest.ids[i] for i in indices.tolist()]
@@ -145,6 +156,11 @@ def _told(table, classifier, images):
     if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
         say(text)
     return table
+
+
+def _has_layout(explainer):
+    """Whether its classifier's weights may lie channels last: what is not ours may hold on to its own."""
+    return isinstance(explainer, Baseline) and explainer.classifier is not None
 
 
 def _report(failed, images):

@@ -22,7 +22,9 @@ def merge(paths, path):
     for name in paths:
         records[name] = record = record_of(name)
         if record is None:
-            raise InputError(f"{name}: no finished table of scores with its record, {name}.json.")
+            raise InputError(
+                f"{name}: no finished table of scores with its record, {name}.json: score this shard first."
+            )
         try:
             same = file_hash(name) == record["file"]
         except OSError as error:

@@ -17,6 +17,7 @@ from .errors import InputError
 
 _RECIPES = {
     "classifier": lambda size: [transforms.RandomResizedCrop(size)],
+    "photos": lambda size: [transforms.RandomResizedCrop(size, scale=(0.35, 1))],  # few images: more of each is seen
     "explainer": lambda size: [transforms.Resize(_edge(size)), transforms.RandomCrop(size)],
     "evaluation": lambda size: [transforms.Resize(_edge(size)), transforms.CenterCrop(size)],
 }

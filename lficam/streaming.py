@@ -71,8 +71,12 @@ class Part:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.file.close()
+        if kind is KeyboardInterrupt:
+            kept = f"{self.done} batches of {self.config['batch_size']} images are kept in {self.path}"
+            how = "the same command continues after them (not with fresh, --fresh)"
+            raise KeyboardInterrupt(f"scoring was interrupted: {kept}, and {how}.") from None
 
     def _resume(self, fresh):
         good = 0

@@ -24,14 +24,16 @@ from .attention import create
 from .distributed import joined, world
 from .errors import InputError, check_fields, choose
 from .evaluation import predict, predicted_labels
-from .loop import best_device, fit, precision_of
+from .loop import best_device, device_of, fit, precision_of
 from .metrics import one_class
 from .numerics import exact
 from .progress import say
 from .recipes import Recipe
-from .speed import MODES
 
 __all__ = ["Job", "Recipe", "Run", "best_device", "finished_folder", "resolve", "train"]
+
+
+GIVEN = ("the name of a backbone", "the job of a classifier: plain, abn or lfi-cam")  # for a classifier, an explainer
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,17 @@ class Job:
         check_fields(self)
         choose("method", self.method, METHODS)
         if self.classifier and (self.classifier.explains or not self.explains):
-            raise InputError(f"backbone: {self.method} cannot be built on {self.classifier.title}.")
+            raise InputError(
+                f"backbone: {self.method} cannot be built on {self.classifier.title}: give {GIVEN[self.explains]}."
+            )
+        if not self.explains and self.backbone.endswith((".pt", ".safetensors")):
+            raise InputError(
+                f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
+                f"{self.backbone}: to explain what is in it choose a method as tame."
+            )
+        for name in ("size", "train_count", "validation_count"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
 
     @property
     def explains(self):
@@ -125,19 +137,20 @@ class Run(NamedTuple):
     found: bool
 
 
-def train(job, *, device=None, fresh=False, compile="auto", **options):
+def train(job, *, device=None, fresh=False, compile=False, **options):
     """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
 
-    fresh: forget an earlier run of the same job. compile: "auto" (on a GPU, where it is measured to pay), "on" or
-    "off", see `speed.Pace`. options: workers, processes that read image files; tensorboard; sync_batch_norm, see
-    `loop.fit`. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
+    fresh: forget an earlier run of the same job. compile: see `speed.compiled`. options: workers, processes that read
+    image files; tensorboard; sync_batch_norm, see `loop.fit`. Started by torchrun or `accelerate launch`, the processes
+    train one model (`distributed`).
     Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
     kernels, TF32, cuDNN's benchmark) is as before afterwards.
     Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and
     a folder that another run is training into.
     """
-    choose("compile", compile, dict.fromkeys(MODES))
-    device = torch.device(device or best_device())
+    if not isinstance(compile, bool):
+        raise InputError(f"compile: expected True or False, got {compile!r}.")
+    device = device_of(device)
     with joined(device):
         return _train(job, device, fresh, compile=compile, **options)
 
@@ -161,7 +174,7 @@ def _trained(job, images, device, fresh, workers, **options):
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
-        settings |= {"precision": precision_of(job.recipe, device)}
+        settings |= {"precision": precision_of(job.recipe, device), "compile": options["compile"]}
         options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
         with _alone(folder), _told(job, folder):
             if fresh and world().rank == 0:
@@ -236,7 +249,7 @@ def relabelled(model, images, workers=0):
         if len(images.classes) != model.classifier.num_classes:
             raise InputError(
                 f"{images.name} has {len(images.classes)} classes, the classifier {model.classifier.num_classes}: "
-                "take its own predictions (--option labels=model)."
+                'take its own predictions (labels="model", --option labels=model).'
             )
         return images
     if model.settings.labels == "batch":

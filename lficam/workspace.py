@@ -78,6 +78,9 @@ def atomic(path, mode="wb"):
 
 def refused(path, error):
     """The `InputError` for an `OSError` of writing to `path`."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        file = next((above for above in Path(path).parents if above.is_file()), path)
+        return InputError(f"Cannot write {path}: {file} is a file, where a folder is expected. Choose another folder.")
     kept = "; the earlier file is unchanged" if os.path.exists(path) else ""
     return InputError(f"Cannot write {path}: {error.strerror or error}{kept}. {advice(error)}")
 

@@ -114,7 +114,7 @@ def test_the_digest_is_of_the_weights():
 @pytest.mark.parametrize(
     ("build", "options", "sentence"),
     [
-        (lambda: "resnet", {}, "classifier: expected an nn.Module or a name, got str"),
+        (lambda: "resnet", {}, "classifier: expected an nn.Module with its weights, got str"),
         (lambda: Returns(lambda x: (x, x)), {}, r"Returns returns tuple: a classifier has to return logits \(B, K\)"),
         (lambda: Returns(lambda x: x[:, :1]), {}, r"Returns returns \(2, 1\): .* of K >= 2 classes"),
         (lambda: Returns(lambda x: x[0]), {}, r"Returns returns \(5,\): a classifier has to return logits"),
@@ -127,7 +127,7 @@ def test_the_digest_is_of_the_weights():
         (
             lambda: nn.Sequential(nn.Flatten(), nn.Linear(3, 2)),
             {},
-            r"Sequential cannot classify an image of 32 x 32 \(",
+            r"Sequential cannot classify an image of 32 x 32: if it takes",
         ),
         (small, {"mean": (0.5, 0.5)}, r"mean: expected one number or three \(R, G, B\)"),
         (small, {"std": 0}, "std above 0"),

@@ -357,6 +357,12 @@ def test_any_image_mode(tmp_path):
     assert [p[:, 5, 5].tolist() for p in pixels] == [[7, 7, 7], [255, 255, 255], [255, 255, 255], [0, 255, 255]]
 
 
+@pytest.mark.parametrize(("name", "least"), [("folder", 0.35), ("catdog", 0.08), ("imagenet", 0.08)])
+def test_crops_of_photos_are_large(animals, name, least):
+    """The papers' data sets keep ImageNet's small ones."""
+    assert data.load(name, "train", root=animals).source.augmented.transforms[0].scale == (least, 1)
+
+
 def test_unsplit_folder(tmp_path):
     for name, n in {"a": 25, "b": 11}.items():
         for i in range(n):

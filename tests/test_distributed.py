@@ -57,7 +57,11 @@ def test_two_processes_equal_one(method, home, monkeypatch):
     alone = train(job)
     other = home / "other"
     other.mkdir()
-    assert finish(launch(other, script(job))).count("epoch 2/2") == 1  # process 0 alone speaks
+    note = "import atexit, os, torch.distributed as dist\n"
+    note += "atexit.register(lambda: os.write(1, b'left behind: %d\\n' % dist.is_initialized()))\n"
+    output = finish(launch(other, note + script(job)))
+    assert output.count("epoch 2/2") == 1  # process 0 alone speaks
+    assert output.count("left behind: 0") == 2
     monkeypatch.setenv("LFICAM_HOME", str(other))
     one, two = content(alone.folder), content(train(job).folder)
     assert difference(one, two) < 5e-4
@@ -106,6 +110,26 @@ def test_a_killed_process_is_told_and_the_training_continues(home):
     assert f"epoch {done + 1}/40" in next(line for line in again.stdout if "epoch" in line)  # not from the beginning
     again.terminate()
     again.communicate()
+
+
+@pytest.mark.parametrize("lost", ["signal", "connection", "own"])
+def test_the_signal_of_the_launcher_is_taken_once(lost, monkeypatch):
+    """By whoever is told of the loss, in time to say so; afterwards it means what it meant."""
+    monkeypatch.setattr(distributed, "launched", lambda: (0, 2))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    ended = []
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    try:
+        with pytest.raises(RuntimeError if lost == "own" else distributed.LostError), distributed.joined("cpu"):  # noqa: PT012
+            if lost == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("gloo: closed by peer" if lost == "connection" else "of our own")
+        assert distributed.world() is distributed.ALONE
+        for count in (0, 1) if lost == "connection" else (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert len(ended) == count
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_accelerate_launches_the_command_line(home):

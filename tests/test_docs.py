@@ -33,6 +33,7 @@ from lficam import (
     kernel,
     measures,
     mechanism,
+    metrics,
     run,
     scoring,
     sources,
@@ -394,6 +395,11 @@ def test_troubleshooting_quotes_what_is_printed(failure, home, monkeypatch):
     with pytest.raises((lficam.InputError, run.RunError)) as caught:
         FAILURES[failure](home)
     assert "lficam: " + str(caught.value).replace(str(home), "~/lficam") in sentences()
+
+
+def test_troubleshooting_quotes_the_warning():
+    predicted = torch.zeros(40, dtype=torch.long)
+    assert metrics.one_class(predicted, torch.arange(40) % 2, ("cat", "dog")) in sentences()
 
 
 def test_troubleshooting_quotes_nothing_else():

@@ -210,3 +210,11 @@ def test_threads_share_the_switches(tf32):
     leave.set()
     thread.join()
     assert switches() == tf32
+
+
+def test_attacked_images_may_leave_the_range():
+    """Clamped to [0, 1] when normalised, as the authors do, they are up to mean + std when not."""
+    model = lficam.create("plain", "resnet-8", 10, mean=0.9, std=0.3)
+    images = data.load("photo-digits", "test", count=4)
+    assert fgsm(model, images.pixels(range(4)), images.labels, 0.5, "authors").max() > 1.1
+    assert len(perturbed_accuracy(model, images, 0.5, "authors")) == 4

@@ -167,7 +167,7 @@ def test_untrained_and_training_free_methods(trained, capsys, monkeypatch):
         (["b/y.png", "--checkpoint", "TAME", "--target", "tig"], "may be 1 tiger cat, 2 tiger: give one number"),
         (["b/y.png", "--checkpoint", "TAME", "--target", "dog"], "No class is called 'dog'"),
         (["b/y.png", "--checkpoint", "TAME", "--target", "10"], "expected a number from 0 to 9"),
-        (["b/y.png", "--checkpoint", "TAME", "--size", "8"], "--size must be a whole number of at least 16"),
+        (["b/y.png", "--checkpoint", "TAME", "--size", "8"], "size must be a whole number from 16 to 4096, not 8"),
         (["b/y.png", "--checkpoint", "TAME", "--out", "b/x.png"], "Cannot write"),
         (["b/y.png", "--checkpoint", "HIDDEN LAYER"], "needs global average pooling"),
         (["b/y.png", "--method", "centre", "--classifier", "vit_b_32", *RANDOM, "--size", "64"], "image of 64 x 64"),

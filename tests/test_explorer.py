@@ -264,7 +264,7 @@ def test_a_network_by_name_sees_photographs():
         (["--classifier", "resnet19"], "did you mean"),
         (["--checkpoint", "nowhere.pt"], "No checkpoint nowhere.pt"),
         (["nowhere.jpg", "--classifier", "resnet18", "--weights", "random"], "There is no photo or folder nowhere.jpg"),
-        (["--size", "3"], "--size must be"),
+        (["--size", "3"], "size must be a whole number from 16 to 4096"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_served(home, capsys, monkeypatch, arguments, sentence):

@@ -662,6 +662,18 @@ def test_what_has_no_content_is_refused(tmp_path, value):
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("method", ["grad-cam", "l-cam-img"])
+def test_an_explainer_inside_of_another(method):
+    """What it counts is no part of it; its classifier is."""
+    make = lficam.baseline if method == "grad-cam" else functools.partial(lficam.attach, layers=["conv"])
+    inner = [make(freeze(Net(), size=32), method) for _ in range(2)]
+    if method != "grad-cam":
+        inner[1].load_state_dict(inner[0].state_dict())
+    found = [describe(Holds([one])) for one in inner]
+    inner[0](torch.rand(2, 3, 32, 32))
+    assert describe(Holds([inner[0]])) == found[0] != found[1]
+
+
 def test_functions_that_call_each_other():
     found = describe(there)
     assert found == describe(there)

@@ -33,11 +33,19 @@ _waits = collections.Counter()
 
 
 class Backend(registration._DummyBackendModule):
+    def is_available(self):  # or tests of other things would look for it
+        return False
+
     def get_amp_supported_dtype(self):
         return [torch.bfloat16]
 
 
-registration._setup_privateuseone_for_python_backend("standin", Backend())
+class Hook(registration._DummyPrivateUse1Hook):
+    def is_available(self):
+        return False
+
+
+registration._setup_privateuseone_for_python_backend("standin", Backend(), Hook())
 DEVICE = torch.device("standin", 0)
 
 

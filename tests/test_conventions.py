@@ -97,7 +97,7 @@ def test_passes_are_shared(explainers, classifier, images):
         conventions.average_drops(explainers["tame"], images)
     finally:
         handle.remove()
-    assert seen == [12] * 6  # clean; papers, normalised, truth, sigmoid, upsampled
+    assert seen == [12] * 6  # clean; papers, normalised, truth, sigmoid, upsampled: no pass larger than a batch
 
 
 def test_truth_differs_where_the_prediction_is_wrong(explainers, images):
@@ -143,6 +143,17 @@ def test_sums_by_hand():
     assert results.average(values, weights)["high"] == pytest.approx(50)
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["papers"])
     assert results.average(values, weights)["reproduced"] == pytest.approx(25)
+
+
+def test_maps_that_are_not_finite(classifier, images):
+    class Broken:
+        def __call__(self, pixels, target):  # noqa: ARG002
+            return torch.where(torch.arange(len(pixels))[:, None, None] == 1, torch.nan, pixels.mean(1))
+
+    broken = Broken()
+    broken.classifier = classifier
+    with pytest.raises(InputError, match=r"The map or an answer for image 'photo.*1' holds NaN"):
+        conventions.scores(broken, images)
 
 
 def test_errors(explainers, images):

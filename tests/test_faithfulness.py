@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lficam import faithfulness
 from lficam.errors import InputError
 from lficam.metrics.faithfulness import (
     average_drop,
@@ -303,6 +304,13 @@ def test_imputation_solves_its_system():
     torch.testing.assert_close(filled.double(), expected, rtol=0, atol=1e-6)
     kept = ~removed[:, None].expand_as(pixels)
     assert torch.equal(filled[kept], pixels[kept])
+
+
+def test_imputation_ends(monkeypatch):
+    """Also where rounding, or a mistake, keeps it from ever coming closer."""
+    monkeypatch.setattr(faithfulness, "_squared", lambda x: torch.ones_like(x[..., :1, :1]))
+    with pytest.raises(InputError, match="not filled after 200 iterations"):
+        road_impute(PIXELS, torch.tensor([[[True, True], [False, False]]]))
 
 
 def test_imputation_by_hand():

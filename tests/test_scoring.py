@@ -10,11 +10,12 @@ import torch
 
 import lficam
 from lficam.data import datasets
+from lficam.data.sources import Memory
 from lficam.errors import InputError
 from lficam.explainers import features
 from lficam.explainers.frozen import freeze
 from lficam.maps import finish
-from lficam.metrics import faithfulness, localisation, measures, scoring
+from lficam.metrics import conventions, faithfulness, localisation, measures, scoring
 
 
 @pytest.fixture(scope="module")
@@ -278,12 +279,66 @@ def test_maps_of_any_size_sign_and_scale_and_constant_ones(classifier, images):
         (lambda maps: maps[:-1], r"bad: expected maps \(8, h, w\), one an image, got \(7, 32, 32\)"),
         (lambda maps: maps[:, None], r"got \(8, 1, 32, 32\)"),
         (lambda maps: 0, r"got int"),  # noqa: ARG005
+        (lambda maps: maps[:, :0], r"got \(8, 0, 32\)"),
     ],
 )
 def test_maps_that_are_none(classifier, images, make, words):
     explainers = {"good": Given(classifier, lambda maps: maps), "bad": Given(classifier, make)}
     with pytest.raises(InputError, match=words):
         scoring.score(explainers, images, batch_size=8)
+
+
+class Counted(torch.nn.Module):
+    """A classifier whose answers depend on how many images it sees at once, as those of a GPU do in the last digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Linear(3, 10)
+
+    def forward(self, images):
+        return (self.last(images.mean((2, 3))) + 1e-3 * len(images) * torch.arange(10.0)).softmax(1)
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 64])
+def test_a_map_that_leaves_the_image_as_it_is_changes_nothing(images, batch_size, monkeypatch):
+    """To the last bit: of an image whose first pixel is black a map of ones but for that pixel takes nothing away."""
+    monkeypatch.setattr(measures, "_at_once", lambda pixels: min(4, len(pixels)))  # as of large images on a CPU
+    pixels = images.source.data.clone()
+    pixels[..., 0, 0] = 0
+    black = dataclasses.replace(images, source=Memory(pixels, 2, mirror=False)).subset(range(7))
+
+    def ones(maps):
+        maps = torch.ones_like(maps)
+        maps[:, 0, 0] = 0
+        return maps
+
+    explainer = Given(freeze(Counted(), size=32), ones)
+    table = scoring.score({"ones": explainer}, black, batch_size=batch_size, fractions=(1.0, 0.5))
+    assert table.masked_100.tolist() == table.probability.tolist()
+    assert not np.isclose(table.masked_50, table.probability, rtol=0, atol=1e-6).any()
+    measured = scoring.values_of(table)
+    assert not measured["AD 100"].any()
+    assert not measured["IC 100"].any()
+    rows = conventions.scores(explainer, black, {"papers": conventions.CONVENTIONS["papers"]}, batch_size)
+    assert rows.masked.tolist() == rows.clean.tolist()
+
+
+@pytest.mark.parametrize("spoil", [lambda x: 2 * x.short(), lambda x: x.float() - 9, lambda x: x / torch.zeros(())])
+def test_pixels_that_are_none(explainers, images, spoil):
+    class Spoilt(Memory):
+        def read(self, rows, augment, seed):
+            pixels = super().read(rows, augment, seed).clone()
+            return torch.cat([pixels[:2], spoil(pixels[2:])])
+
+    wrong = dataclasses.replace(images, source=Spoilt(images.source.data, 2, mirror=False))
+    with pytest.raises(InputError, match=r"the pixels of image 'photo.*2'.* hold values outside \[0, 1\] or NaN"):
+        scoring.score({"tame": explainers["tame"]}, wrong, batch_size=8)
+
+
+@pytest.mark.parametrize("explainers", [{}, [], None])
+def test_no_explainers(images, explainers):
+    with pytest.raises(InputError, match=r"Explainers: expected \{name: explainer\} with at least one, got"):
+        scoring.score(explainers, images)
 
 
 def test_a_class_without_probability():

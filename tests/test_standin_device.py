@@ -154,9 +154,8 @@ def test_an_epoch_waits_for_its_copies_alone(standin, images, tmp_path):
         part, recipe = images.subset(range(count)), Recipe(1, batch_size=2, lr=0.01, milestones=())
         model = made("lfi-cam").to(DEVICE)
         optimizer, held = loop.sgd(model, recipe), place(part, DEVICE)
-        pace = loop.pace_of(model, held, recipe, 0, "off", True)
         standin.waits.clear()
-        loop.train_epoch(model, optimizer, held, recipe, 0, 0, loop.Progress(count, "training"), pace)
+        loop.train_epoch(model, optimizer, held, recipe, 0, 0, loop.Progress(count, "training"))
         waits[count] = standin.waits.total()
     assert waits[12] == waits[4] <= 2, standin.waits
     history = loop.fit(made("abn"), images, images, Recipe(1, 6, 0.01, milestones=()), tmp_path, device=DEVICE)

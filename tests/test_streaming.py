@@ -29,7 +29,7 @@ from lficam.cli import main
 from lficam.data import datasets
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
-from lficam.metrics import scoring
+from lficam.metrics import scoring, streaming
 from lficam.metrics.configuration import describe, function
 from lficam.metrics.evaluation import randomised
 from lficam.models import checkpoints
@@ -116,6 +116,21 @@ def test_a_file_holds_the_table_and_is_found_again(tmp_path, whole):
     scoring.score(*made(), path, batch_size=4, fresh=True)
     assert Grey.calls == 10
     assert path.read_bytes() == whole
+
+
+def test_a_part_is_parsed_once(tmp_path, monkeypatch):
+    """However many explainers there are."""
+    read, lines = json.loads, []
+    monkeypatch.setattr("lficam.streaming.json.loads", lambda text: lines.append(text) or read(text))
+    explainers, _ = made()
+    with streaming.Part(tmp_path / "a.csv", {"order": list(explainers)}) as part:
+        for number in range(5):
+            frames = {name: pd.DataFrame({"explainer": [name], "image": [str(number)]}) for name in explainers}
+            part.add(number, frames, [])
+        lines.clear()
+        table = part.finish()
+    assert table.image.tolist() == 2 * list("01234")
+    assert sum(b'"batch"' in line for line in lines if isinstance(line, bytes)) == 5
 
 
 def test_killed_and_continued(tmp_path, whole):

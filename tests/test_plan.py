@@ -132,8 +132,6 @@ def test_fresh_and_wrong_cells_are_one_sentence(copied):
     book.write_text(text.replace("training.Job(", "training.Jobs("))
     cell = "from lficam.training import jobs as training"
     with pytest.raises(InputError, match=rf"03_lcam: its cell `{cell}`, .* failed: AttributeE"):
-        InputError, match=r"03_lcam: its cell `from lficam.training import jobs as training`, .* failed: AttributeE"
-    ):
         plan.collect("smoke")
     with pytest.raises(InputError, match="Unknown profile 'smok'"):
         plan.collect("smok")

@@ -92,6 +92,7 @@ def locked(home, wait=False):
                 break
             except OSError:
                 if _only_looked_at(file):
+                    time.sleep(0.01)
                     continue
                 file.seek(0)
                 pid, profile = (file.read().split() or ["unknown"])[0], home.parent.name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lficam.lab.report.results import provenance
+from lficam.record import provenance
 from lficam.training.loop import best_device
 
 

@@ -10,10 +10,12 @@ _HOMES = {
     "create": "models.attention",
     "explore": "lab.explore.explorer",
     "images": "data.arrays",
+    "load": "explainers.load",
     "load_authors": "models.checkpoints",
+    "score": "metrics.scoring",
     "InputError": "errors",
 }
-__all__ = ["InputError", "attach", "baseline", "create", "explore", "images", "load_authors"]
+__all__ = ["InputError", "attach", "baseline", "create", "explore", "images", "load", "load_authors", "score"]
 
 
 def __getattr__(name):

@@ -1,6 +1,9 @@
-"""Training losses: pure functions that return their terms by name, "total" among them."""
+"""What trainings minimise and count: losses, which return their terms by name, "total" among them, and hits."""
 
+import torch
 import torch.nn.functional as F
+
+from .errors import InputError, positive
 
 
 def classification_loss(output, labels):
@@ -39,3 +42,23 @@ def mask_variation(masks, border=0.3):
     down, right = masks.diff(dim=-2), masks.diff(dim=-1)
     edges = sum((edge**2).sum() for edge in (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]))
     return ((down**2).sum() + (right**2).sum() + border * edges) / (2 * len(masks))
+
+
+def correct(logits, labels, k=1):
+    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
+
+    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
+    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
+    Raises `InputError` for k below 1, and on a CPU for labels that have no logits.
+    """
+    positive("k", k)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    try:
+        own = logits.gather(1, labels[:, None])
+    except RuntimeError as error:  # which costs nothing; a GPU would have to wait for a look at the labels
+        raise InputError(
+            f"labels: expected classes from 0 to {len(classes) - 1}, one for each of {len(logits)} images, got "
+            f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}."
+        ) from error
+    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    return (rivals < k) & torch.isfinite(own[:, 0])

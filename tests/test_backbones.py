@@ -339,7 +339,7 @@ def test_the_card_rebuilds_the_model(tmp_path, method, backbone, options):
     model = lficam.create(method, backbone, 3, **options).eval()
     assert {key: model.card.get(key) for key in options} == options
     checkpoints.save(tmp_path / "best.pt", {"card": model.card, "model": model.state_dict()})
-    again = checkpoints.load(tmp_path / "best.pt")
+    again = lficam.load(tmp_path / "best.pt")
     pixels = torch.rand(1, 3, 32, 32)
     assert again.card == model.card
     assert torch.equal(again(pixels).maps, model(pixels).maps)

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import nn
 
 import lficam
-from lficam import cli, maps
+from lficam import cli, losses, maps
 from lficam.data import datasets
 from lficam.explainers import convert, frozen
 from lficam.explainers.cams import Baseline
@@ -42,7 +42,7 @@ from lficam.training import jobs, lr_range, recipes
 FULL, DENIED, NAN = errno.ENOSPC, errno.EACCES, float("nan")
 Recipe, Job, small, keep = recipes.Recipe, jobs.Job, networks.small, checkpoints.save
 new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline, frozen.freeze, frozen.find
-load, resume, own, iou = checkpoints.load, checkpoints.resume, lficam.images, localisation.intersection_over_union
+load, resume, own, iou = lficam.load, checkpoints.resume, lficam.images, localisation.intersection_over_union
 NO_GPU, COARSE = {"CUDA_VISIBLE_DEVICES": "-1"}, torch.autocast("cpu", torch.bfloat16)
 INFERENCE, SHOT = torch.inference_mode(), Image.effect_noise((40, 40), 99).convert("RGB")
 CARD, TENSORS = {"method": "x", "backbone": "resnet-8", "num_classes": 2}, safetensors.torch.save({"a": torch.zeros(2)})
@@ -417,8 +417,8 @@ REFUSED = [  # kind, word that the sentence holds, try
         "negative",
         lambda p: localisation.energy_in_mask(-p.pixels[:, 0], p.pixels[:, 0] > 0.5),
     ),
-    ("labels that have no logits", "7", lambda p: localisation.correct(torch.rand(2, 5), torch.tensor([1, 7]))),
-    ("top of no classes", "k", lambda p: localisation.correct(torch.rand(2, 5), torch.tensor([1, 2]), k=0)),
+    ("labels that have no logits", "7", lambda p: losses.correct(torch.rand(2, 5), torch.tensor([1, 7]))),
+    ("top of no classes", "k", lambda p: losses.correct(torch.rand(2, 5), torch.tensor([1, 2]), k=0)),
     ("the top 15 of 1", "15", lambda p: faithfulness.keep_top(p.pixels[:, 0], 15)),
     ("drops of another number of images", "(3,)", lambda p: faithfulness.average_drop(torch.rand(2), torch.rand(3))),
     ("gain of logits", "probabilities", lambda p: faithfulness.average_gain(torch.ones(1) * 3, torch.ones(1) * -2)),
@@ -621,7 +621,7 @@ ACCEPTED = [  # kind, what comes out, what has to come out
     ("RISE under autocast", lambda p: under(COARSE, partial(p.rise, p.pixels, [0, 1])), BY_RISE),
     (
         "ties in bfloat16",
-        lambda p: localisation.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(),
+        lambda p: losses.correct(torch.ones(2, 2).bfloat16(), torch.tensor([0, 1])).sum().item(),
         1,
     ),
     ("scores of what was randomised", lambda p: randomised(p), True),

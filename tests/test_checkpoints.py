@@ -27,7 +27,7 @@ class Malicious:
 def test_round_trip_rebuilds_the_model(tmp_path):
     model = lficam.create("abn", "resnet-8", 3, mean=0.5, std=0.2).eval()
     checkpoints.save(tmp_path / "best.pt", {"card": model.card, "model": model.state_dict()})
-    again = checkpoints.load(tmp_path / "best.pt")
+    again = lficam.load(tmp_path / "best.pt")
     pixels = torch.rand(2, 3, 32, 32)
     assert again.card == model.card
     assert not again.training
@@ -59,7 +59,7 @@ def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path):
     for name, write in (("zip.pt", torch.save), ("old.pt", lambda o, f: f.write_bytes(pickle.dumps(o)))):
         write({"model": Malicious(str(trap)), "card": {}}, tmp_path / name)
         with pytest.raises(InputError, match=rf"{name} (holds code or objects beside|is not a checkpoint)") as error:
-            checkpoints.load(tmp_path / name)
+            lficam.load(tmp_path / name)
         assert not any(word in str(error.value) for word in ("\n", "weights_only", "PyTorch"))
     assert not trap.exists()
 
@@ -120,7 +120,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state["backbone.fc.bias"][1] = value
     checkpoints.save(tmp_path / "a.pt", {"card": model.card, "model": state})
-    for load in (lambda: checkpoints.load(tmp_path / "a.pt"), lambda: lficam.load_authors(model, state)):
+    for load in (lambda: lficam.load(tmp_path / "a.pt"), lambda: lficam.load_authors(model, state)):
         with pytest.raises(InputError, match=r"backbone.fc.bias hold values that are not finite \(NaN or infinite\)"):
             load()
 

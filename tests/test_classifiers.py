@@ -355,13 +355,13 @@ def test_a_checkpoint_is_a_classifier(classifier_file):
     assert frozen.card == {"classifier": str(classifier_file)}
     assert frozen.classes == ("a", "b", "c")
     pixels = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(frozen(pixels), checkpoints.load(classifier_file)(pixels).logits)
+    torch.testing.assert_close(frozen(pixels), lficam.load(classifier_file)(pixels).logits)
 
 
 @pytest.mark.parametrize("method", ["l-cam-fm", "tame-no-skip", "t-tame"])
 def test_an_explainer_finds_the_classifier_of_its_card(classifier_file, tmp_path, method):
     explainer = lficam.attach(classifier_file, method, ["backbone.stages.2"], masks="own", area=0.5)
-    again = checkpoints.load(saved(explainer, tmp_path / "last.pt"))
+    again = lficam.load(saved(explainer, tmp_path / "last.pt"))
     assert again.card == explainer.card
     assert again.settings == explainer.settings
     assert again.layers == explainer.layers
@@ -373,7 +373,7 @@ def test_an_explainer_of_torchvisions_network_by_a_file_of_weights(tmp_path):
     torch.manual_seed(0)
     weights = write(models.squeezenet1_1(num_classes=4).state_dict(), tmp_path / "mine.pth")
     explainer = lficam.attach("squeezenet1_1", "l-cam-img", weights=weights, size=64)
-    assert same_outputs(checkpoints.load(saved(explainer, tmp_path / "last.pt")), explainer, 64)
+    assert same_outputs(lficam.load(saved(explainer, tmp_path / "last.pt")), explainer, 64)
 
 
 def test_another_classifiers_weights_are_refused(classifier_file, tmp_path):
@@ -383,7 +383,7 @@ def test_another_classifiers_weights_are_refused(classifier_file, tmp_path):
     with pytest.raises(
         lficam.InputError, match=r"last.pt was trained on another .*best.pt than this one \(its weights"
     ):
-        checkpoints.load(path)
+        lficam.load(path)
 
 
 def test_an_explainer_of_an_own_module(tmp_path):
@@ -394,14 +394,14 @@ def test_an_explainer_of_an_own_module(tmp_path):
         lficam.InputError,
         match=r"last.pt explains a VisionTransformer of your own: .*classifier= in Python; --classifier",
     ):
-        checkpoints.load(path)
-    assert same_outputs(checkpoints.load(path, classifier=small_vit()), explainer)
+        lficam.load(path)
+    assert same_outputs(lficam.load(path, classifier=small_vit()), explainer)
     other = small_vit()
     nn.init.zeros_(other.heads.head.weight)
     with pytest.raises(lficam.InputError, match="was trained on another VisionTransformer than this one"):
-        checkpoints.load(path, classifier=other)
+        lficam.load(path, classifier=other)
     explainer = lficam.attach(small(), "tame", size=48, mean=0, std=1)
-    again = checkpoints.load(saved(explainer, path), classifier=small())
+    again = lficam.load(saved(explainer, path), classifier=small())
     assert again.classifier.size == 48
     assert same_outputs(again, explainer)
 
@@ -429,20 +429,20 @@ def test_an_explainer_knows_the_function_that_it_explains_not_the_weights_alone(
     with pytest.raises(
         lficam.InputError, match=r"last.pt was trained on another Small .*its logits of an image are not"
     ):
-        checkpoints.load(path, classifier=other)
+        lficam.load(path, classifier=other)
     optimizer = torch.optim.SGD(explainer.mechanism.parameters())
     card, changed = explainer.card, lficam.attach(other, "tame", ["first", "third"], size=32)
     changed.classifier.card["classifier"] = "Small"
     assert changed.card == card
     with pytest.raises(lficam.InputError, match="its logits of an image are not"):
         checkpoints.resume(changed, optimizer, path, "cpu")
-    checkpoints.load(path, classifier=small().to(memory_format=torch.channels_last))
+    lficam.load(path, classifier=small().to(memory_format=torch.channels_last))
     for same in (small(), freeze(small(), size=64)):
-        assert same_outputs(checkpoints.load(path, classifier=same), explainer)
+        assert same_outputs(lficam.load(path, classifier=same), explainer)
     content = checkpoints.read(path)
     del content["answer"]  # as before there were answers
     checkpoints.save(path, content)
-    checkpoints.load(path, classifier=other)
+    lficam.load(path, classifier=other)
 
 
 def test_the_answer_survives_rounding(tmp_path):
@@ -470,4 +470,4 @@ def test_weights_of_another_explainer_are_refused(classifier_file, tmp_path):
     with pytest.raises(
         lficam.InputError, match=r"Cannot load .*last.pt into tame .*best.pt with 3 classes: .* missing"
     ):
-        checkpoints.load(path)
+        lficam.load(path)

@@ -321,7 +321,7 @@ def test_authors_mechanisms_are_converted(capsys, tmp_path):
     assert main(["convert", str(tmp_path / "imagenet_epoch_7.pth.tar"), *options]) == 0
     target = capsys.readouterr().out.strip()
     assert target.endswith("imagenet_epoch_7.safetensors")
-    explainer = checkpoints.load(target)
+    explainer = lficam.load(target)
     assert torch.equal(explainer.mechanism.fuse.weight, weight)
     assert explainer(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8)
 

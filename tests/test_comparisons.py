@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from lficam.lab.report import results
+from lficam.metrics import statistics
 from lficam.metrics.conventions import CONVENTIONS
 from lficam.plots import comparisons, placing
 
@@ -53,7 +53,7 @@ def test_bands():
     shares, mean, low, high = found["rise"]
     assert shares.tolist() == [0, 50, 100]
     np.testing.assert_allclose(mean, values[20:].mean(0))
-    np.testing.assert_allclose([low[1], high[1]], results.bootstrap(values[20:, 1]), atol=0.02)
+    np.testing.assert_allclose([low[1], high[1]], statistics.bootstrap(values[20:, 1]), atol=0.02)
     assert comparisons.bands(table, "morf")["tame"][0].tolist() == [10, 90]
 
 

@@ -13,8 +13,7 @@ from lficam.data import datasets
 from lficam.errors import InputError
 from lficam.explainers import features
 from lficam.explainers.frozen import freeze
-from lficam.lab.report import results
-from lficam.metrics import conventions, scoring
+from lficam.metrics import conventions, scoring, statistics
 from lficam.metrics.conventions import CONVENTIONS, Convention
 
 
@@ -138,11 +137,11 @@ def test_the_logit_convention_is_torchcams(images):
 
 def test_sums_by_hand():
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["sums"])
-    assert results.average(values, weights)["reproduced"] == pytest.approx(40)  # 0.4 of 1.0
-    assert results.average(values, weights)["low"] == pytest.approx(0)
-    assert results.average(values, weights)["high"] == pytest.approx(50)
+    assert statistics.average(values, weights)["reproduced"] == pytest.approx(40)  # 0.4 of 1.0
+    assert statistics.average(values, weights)["low"] == pytest.approx(0)
+    assert statistics.average(values, weights)["high"] == pytest.approx(50)
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["papers"])
-    assert results.average(values, weights)["reproduced"] == pytest.approx(25)
+    assert statistics.average(values, weights)["reproduced"] == pytest.approx(25)
 
 
 def test_maps_that_are_not_finite(classifier, images):

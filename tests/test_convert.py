@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
+import lficam
 from lficam.errors import InputError
 from lficam.explainers.convert import convert
-from lficam.models import checkpoints
 
 
 def authors_file(golden, path, prefix="module."):
@@ -28,7 +28,7 @@ def test_converted_weights_give_the_authors_outputs(golden, tmp_path, prefix):
     assert card["card"]["method"] == "lfi-cam"
     assert len(card["sha256"]) == 64
     reference = golden("lfi_cifar_resnet20")
-    output = checkpoints.load(path)(reference["x"])
+    output = lficam.load(path)(reference["x"])
     torch.testing.assert_close(output.logits, reference["eval"]["logits"], rtol=0, atol=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_a_card_without_weights_or_weights_without_a_card(golden, tmp_path):
     path = convert(authors_file(golden, tmp_path / "a.tar"), tmp_path / "lfi", "lfi-cam", "resnet-20", 10)
     path.with_suffix(".json").unlink()
     with pytest.raises(InputError, match="is not a checkpoint of lficam"):
-        checkpoints.load(path)
+        lficam.load(path)
 
 
 def test_converted_weights_have_a_checksum(golden, tmp_path):
@@ -62,11 +62,11 @@ def test_converted_weights_have_a_checksum(golden, tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[:50_000] + bytes(200) + data[50_200:])
     with pytest.raises(InputError, match=r"lfi.safetensors is damaged, its checksum is wrong"):
-        checkpoints.load(path)
+        lficam.load(path)
     card = json.loads(path.with_suffix(".json").read_text())
     assert card.pop("file") == hashlib.sha256(data).hexdigest()
     path.with_suffix(".json").write_text(json.dumps(card))  # as before there were checksums
-    checkpoints.load(path)
+    lficam.load(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"lfi.safetensors is not a checkpoint of lficam, or is damaged \("):
-        checkpoints.load(path)
+        lficam.load(path)

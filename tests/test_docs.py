@@ -24,7 +24,7 @@ from lficam import cli, files
 from lficam.data import datasets, sources
 from lficam.explainers import controls, convert, mechanism
 from lficam.lab.notebooks import finished, kernel, run
-from lficam.metrics import evaluation, localisation, measures, scoring
+from lficam.metrics import evaluation, measures, scoring
 from lficam.models import attention, backbones, checkpoints
 from lficam.training import jobs
 
@@ -109,7 +109,7 @@ def train_hardly(folder):
     save("other.pt", lficam.attach(classifier, "l-cam-img"))
     torch.save(models.resnet18(num_classes=3).state_dict(), folder / "my.pth")
     images = datasets.load("photo-digits", "test", count=20)
-    model = checkpoints.load(classifier)
+    model = lficam.load(classifier)
     for name in ("maps.npz", "other.npz"):
         evaluation.dump(model, images, folder / name)
     centre = {"centre": lficam.baseline(model, "centre"), "random": lficam.baseline(model, "random")}
@@ -316,7 +316,7 @@ def diverged(home):  # noqa: ARG001
 def of_another(home):  # noqa: ARG001
     explainer = lficam.attach(lficam.create("plain", "resnet-8", 4), "l-cam-img")
     checkpoints.save("best.pt", {"card": explainer.card, "model": explainer.state_dict()})
-    checkpoints.load("best.pt", classifier=lficam.create("plain", "resnet-8", 4))
+    lficam.load("best.pt", classifier=lficam.create("plain", "resnet-8", 4))
 
 
 def damaged(home):  # noqa: ARG001
@@ -386,7 +386,7 @@ def test_troubleshooting_quotes_what_is_printed(failure, home, monkeypatch):
 
 def test_troubleshooting_quotes_the_warning():
     predicted = torch.zeros(40, dtype=torch.long)
-    assert localisation.one_class(predicted, torch.arange(40) % 2, ("cat", "dog")) in sentences()
+    assert evaluation.one_class(predicted, torch.arange(40) % 2, ("cat", "dog")) in sentences()
 
 
 def test_troubleshooting_quotes_nothing_else():

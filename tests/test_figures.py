@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lficam.lab.report.results import published_iou
+from lficam.data.papers import published_iou
 from lficam.plots import figures
 
 

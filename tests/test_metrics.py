@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lficam.errors import InputError
+from lficam.losses import correct
+from lficam.metrics.evaluation import one_class
 from lficam.metrics.localisation import (
-    correct,
     energy_in_mask,
     intersection_over_union,
-    one_class,
     pointing_game,
     rank_correlation,
     sparsity,

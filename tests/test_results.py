@@ -14,19 +14,17 @@ import pytest
 
 import lficam
 from lficam import files
-from lficam.errors import InputError
-from lficam.lab.report.results import (
-    Report,
+from lficam.data.papers import (
     backbone_title,
     beside_published,
-    bootstrap,
-    provenance,
     published_accuracy,
     published_faithfulness,
     published_iou,
-    show,
-    wilson,
 )
+from lficam.errors import InputError
+from lficam.lab.report.results import Report, show
+from lficam.metrics.statistics import bootstrap, wilson
+from lficam.record import provenance
 from lficam.training import recipes
 
 

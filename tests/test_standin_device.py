@@ -21,7 +21,6 @@ from lficam.data.resident import place
 from lficam.explainers.frozen import freeze
 from lficam.lab.photos import explain_photo
 from lficam.metrics import conventions, evaluation, measures, scoring
-from lficam.models import checkpoints
 from lficam.training import jobs as training
 from lficam.training import loop, sweep
 from lficam.training.recipes import Recipe
@@ -160,7 +159,7 @@ def test_an_epoch_waits_for_its_copies_alone(standin, images, tmp_path):
     assert waits[12] == waits[4] <= 2, standin.waits
     history = loop.fit(made("abn"), images, images, Recipe(1, 6, 0.01, milestones=()), tmp_path, device=DEVICE)
     assert history[0]["train_loss"] > 0
-    assert checkpoints.load(tmp_path / "best.pt")(images.pixels([0])).logits.shape == (1, 10)
+    assert lficam.load(tmp_path / "best.pt")(images.pixels([0])).logits.shape == (1, 10)
 
 
 # --- explaining

@@ -319,7 +319,7 @@ def test_explainer_is_the_last_epochs_and_its_file_holds_the_mechanism_alone():
     assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
     assert train(job).found
     pixels = torch.rand(2, 3, 32, 32)
-    again = checkpoints.load(run.folder / "best.pt")
+    again = lficam.load(run.folder / "best.pt")
     assert torch.equal(again(pixels), run.model(pixels))
     assert again.classifier.classes == tuple("0123456789")
     assert not Path(again.card["backbone"]).is_absolute()

@@ -212,8 +212,8 @@ def _values(flag, texts):
 
 def compare_maps(arguments):
     """`lficam iou`."""
-    from ..lab.report.results import average
     from ..metrics.overlap import compare
+    from ..metrics.statistics import average
 
     options = {name: getattr(arguments, name) for name in ("protocol", "threshold", "size", "align")}
     scores = compare(arguments.base, arguments.target, **options)
@@ -300,9 +300,10 @@ def evaluate_model(arguments):
     """`lficam evaluate`."""
     from ..data import datasets
     from ..errors import InputError, check_numbers
-    from ..lab.report.results import percentage
-    from ..metrics.evaluation import dump, perturbed_accuracy, predict
-    from ..metrics.localisation import correct, one_class
+    from ..explainers.load import load
+    from ..losses import correct
+    from ..metrics.evaluation import dump, one_class, perturbed_accuracy, predict
+    from ..metrics.statistics import percentage
     from ..models import checkpoints
     from ..training.jobs import best_device
 
@@ -320,7 +321,7 @@ def evaluate_model(arguments):
     root = arguments.data_root or (job.get("data_root") if same else None) or None
     size = arguments.size or (job.get("size") if same else None) or None
     images = datasets.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
-    model = checkpoints.load(arguments.checkpoint, best_device())
+    model = load(arguments.checkpoint, best_device())
     if len(images.classes) != model.card["num_classes"]:
         raise InputError(
             f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}: "

@@ -66,6 +66,7 @@ def _explainers(arguments):
     from ..errors import InputError, check_numbers
     from ..explainers import controls
     from ..explainers.frozen import find, trained_size
+    from ..explainers.load import load
     from ..models import checkpoints
     from ..training.loop import best_device
 
@@ -90,7 +91,7 @@ def _explainers(arguments):
     for path, content in zip(arguments.checkpoint, contents, strict=True):
         method = content["card"]["method"]
         twice = sum(other["card"]["method"] == method for other in contents) > 1
-        made = checkpoints.load(path, device, classifier)
+        made = load(path, device, classifier)
         classifier = made.classifier  # one for all
         explainers[f"{method} {path}" if twice else method] = made
     for option, names in (("--checkpoint", arguments.checkpoint), ("--baseline", arguments.baseline)):

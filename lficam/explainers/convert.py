@@ -17,7 +17,7 @@ def convert(source, target, method, backbone, num_classes=10, **options):
 
     source: a file that holds a state dict, or the authors' {"state_dict": ..., "epoch": ...}. options: as of `create`.
     Of L-CAM, TAME and T-TAME, backbone is the classifier and options are of `attach`; it knows its number of classes.
-    Returns the path of the weights, which `checkpoints.load` reads.
+    Returns the path of the weights, which `lficam.load` reads.
     Raises `InputError` for a missing, foreign or malicious file, and for weights of another model.
     """
     source, target = Path(source), Path(target).with_suffix(".safetensors")

@@ -198,7 +198,7 @@ def find(what, weights="papers", **options):
         content = checkpoints.read(path, lazily=True)
         if "classifier" in content["card"]:
             raise InputError(f"{what} holds an explainer: give the classifier, {content['card']['backbone']}.")
-        network = checkpoints.load(path)
+        network = checkpoints.build(path, checkpoints.read(path))
         card = {"classifier": str(path.relative_to(root()) if path.is_relative_to(root()) else path)}
         names = (content.get("settings") or {}).get("classes")
         fit = names is not None and len(names) == content["card"]["num_classes"]

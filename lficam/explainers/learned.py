@@ -17,9 +17,7 @@ from torch import nn
 from .. import losses
 from ..errors import InputError, check_fields, choose
 from ..maps import check_finite, check_pixels, upsample
-from ..metrics.localisation import correct
 from ..numerics import exact
-from ..training.distributed import world
 from . import frozen as classifiers
 from .features import choose_layers, run, suggest, tap
 from .mechanism import LCAM, TAME
@@ -72,14 +70,28 @@ CHOICES = {
 }
 
 
+class OneProcess:
+    """A training by one process: its batch is the whole batch. Of several, see `distributed.World`."""
+
+    def images(self, mine):
+        """How many images the batch has, `mine` of them here."""
+        return mine
+
+    def gather(self, labels):
+        """Labels (B,) of the whole batch, and the position at which those given begin."""
+        return labels, 0
+
+
 class Explainer(nn.Module):
     """A frozen classifier with an attention mechanism. Its state dict is the mechanism's alone.
 
     Called, it gives raw maps, before the sigmoid; `loss` is what it is trained with. classifier: `frozen.Frozen`;
-    layers: [features.Layer]; settings: `Settings`. Made by `attach`.
+    layers: [features.Layer]; settings: `Settings`; processes: those that train it. Made by `attach`.
     Several threads may explain with one explainer, or several of one classifier, at once: a pass is seen by its own
     thread alone, and the maps are those of one call after the other. Training is for one thread.
     """
+
+    processes = OneProcess()
 
     def __init__(self, classifier, mechanism, layers, settings):
         super().__init__()
@@ -182,16 +194,16 @@ class Explainer(nn.Module):
                 "method), so that no explainer of it can be trained: take that out."
             )
         if options.masks == "top":
-            count = min(world().images(len(logits)), logits.shape[1])
+            count = min(self.processes.images(len(logits)), logits.shape[1])
             masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(count).indices))
         weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
-        return losses.explanation_loss(logits, labels, masks, **weights), correct(logits.detach(), labels)
+        return losses.explanation_loss(logits, labels, masks, **weights), losses.correct(logits.detach(), labels)
 
     def _masks(self, features, labels):
         """The mechanism's branches, sigmoid maps for the loss (B, L, h, w), of each image's own label (B, h, w)."""
         branches = self.mechanism.branches(features)
         if self.settings.masks == "batch":
-            everyone, first = world().gather(labels)
+            everyone, first = self.processes.gather(labels)
             masks = torch.sigmoid(self.mechanism.fused(branches, everyone))  # (B, B, h, w)
             return branches, masks, masks.diagonal(first, 0, 1).movedim(-1, 0)
         masks = torch.sigmoid(self.mechanism.fused(branches, labels[:, None]))

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..explainers.controls import Own
 from ..explainers.frozen import Frozen, find, freeze, trained_size
 from ..explainers.learned import Explainer
+from ..explainers.load import load
 from ..maps import check_finite, finish
 from ..models import checkpoints
 from ..models.attention import Classifier, Plain
@@ -118,7 +119,7 @@ def open_checkpoint(path, classifier=None, size=None):
         own = find(path, **{"size": size} if size else {}).to(device)
         explain_photo(own, torch.zeros(3, own.size, own.size))  # once and for all, if it cannot
         return Opened(own, own.size, describe(own))
-    model = checkpoints.load(path, device, classifier)
+    model = load(path, device, classifier)
     seen = size or trained_size(content) or model.classifier.size
     if seen != model.classifier.size:
         freeze(model.classifier.network, size=seen)  # refuses a size that the classifier cannot take

@@ -15,11 +15,11 @@ import torch
 
 from ..data.datasets import batches
 from ..errors import InputError, check_fields, choose
-from ..lab.report import results
 from ..maps import finish, minmax, upsample
 from ..numerics import exact
 from . import faithfulness
 from .measures import fetch
+from .statistics import average
 
 CHOICES = {
     "score": ("probability", "logit"),
@@ -172,5 +172,5 @@ def average_drops(explainer, images, conventions=CONVENTIONS, batch_size=64, wor
     for name, convention in conventions.items():
         part = table[table.convention == name]
         values, weights = drops(part.clean, part.masked, convention)
-        rows.append({"convention": name, "description": convention.description} | results.average(values, weights))
+        rows.append({"convention": name, "description": convention.description} | average(values, weights))
     return pd.DataFrame(rows)

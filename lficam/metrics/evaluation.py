@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from ..data.datasets import batches
 from ..errors import InputError, choose
 from ..explainers.features import run
+from ..losses import correct
 from ..maps import finish
 from ..numerics import exact
 from .dumps import open_dump, writer
-from .localisation import correct
 
 
 class Predictions(NamedTuple):
@@ -69,6 +69,23 @@ def dump(model, images, path, batch_size=256, workers=0, **facts):
 
 
 @exact()
+def one_class(predicted, labels, classes=None):
+    """A sentence when all images are predicted as one class though their labels have more, else "".
+
+    predicted, labels: integers (N,); classes: their names.
+    """
+    known = labels.unique().numel()
+    if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
+        return ""
+    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
+    return (
+        f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
+        "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
+        "explainer of it, mean nothing. Train it anew with a lower learning rate, more epochs or more images, or begin "
+        "with ImageNet weights where the network has them (--option weights=DEFAULT)."
+    )
+
+
 def fgsm(model, pixels, labels, epsilon, space="pixels"):
     """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
 
@@ -92,7 +109,7 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
 
 @exact()
 def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, workers=0):
-    """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, for `results.percentage`."""
+    """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, see `statistics`."""
     device, hits = next(model.parameters()).device, []
     for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
         attacked = fgsm(model, pixels, labels, epsilon, space)

@@ -2,7 +2,7 @@
 
 Masking (Average Drop, Increase in Confidence, Average Gain), insertion and deletion, and ROAD. The functions build the
 images and score the answers; running the classifier in between is the caller's. Averages and intervals are made in
-results.py.
+statistics.py.
 
 check=False, where a function has it: the values are known to be good, and a GPU need not wait for the look at them.
 """

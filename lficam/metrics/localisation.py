@@ -1,48 +1,11 @@
-"""Metrics: pure functions that return a value per image; averages and intervals are made in results.py.
+"""Metrics: pure functions that return a value per image; averages and intervals are made in statistics.py.
 
 check=False, where a function has it: the maps are known to be finite, and a GPU need not wait for the look at them.
 """
 
 import torch
 
-from ..errors import InputError, positive
-
-
-def correct(logits, labels, k=1):
-    """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
-
-    Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted
-    class is the label. bfloat16 has 128 values between two powers of two, so that ties are common there.
-    Raises `InputError` for k below 1, and on a CPU for labels that have no logits.
-    """
-    positive("k", k)
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    try:
-        own = logits.gather(1, labels[:, None])
-    except RuntimeError as error:  # which costs nothing; a GPU would have to wait for a look at the labels
-        raise InputError(
-            f"labels: expected classes from 0 to {len(classes) - 1}, one for each of {len(logits)} images, got "
-            f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}."
-        ) from error
-    rivals = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
-    return (rivals < k) & torch.isfinite(own[:, 0])
-
-
-def one_class(predicted, labels, classes=None):
-    """A sentence when all images are predicted as one class though their labels have more, else "".
-
-    predicted, labels: integers (N,); classes: their names.
-    """
-    known = labels.unique().numel()
-    if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
-        return ""
-    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
-    return (
-        f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
-        "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
-        "explainer of it, mean nothing. Train it anew with a lower learning rate, more epochs or more images, or begin "
-        "with ImageNet weights where the network has them (--option weights=DEFAULT)."
-    )
+from ..errors import InputError
 
 
 def intersection_over_union(maps, masks, threshold=100 / 255, *, check=True):

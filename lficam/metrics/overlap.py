@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import InputError, choose
+from .statistics import bootstrap
 
 PIXELS = 2**19  # of one chunk: small enough for the cache, large enough to hide the loop
 
@@ -101,8 +102,6 @@ def consensus(scores):
     """
     import pandas as pd
 
-    from ..lab.report.results import bootstrap
-
     mean = {kind: np.mean([part[kind] for part in scores.values()], 0) for kind in ("iou", "dice")}
     rows = []
     for (base, target), part in [*scores.items(), (("all pairs", ""), mean)]:
@@ -114,8 +113,6 @@ def consensus(scores):
 
 def band(scores):
     """Mean and 95 % interval over images of scores (T, N): three arrays (T,), for `figures.iou_curve`."""
-    from ..lab.report.results import bootstrap
-
     low, high = zip(*map(bootstrap, scores), strict=True)
     return np.mean(scores, 1), np.array(low), np.array(high)
 

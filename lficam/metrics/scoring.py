@@ -20,15 +20,15 @@ from ..errors import InputError, choose
 from ..explainers.cams import Baseline
 from ..explainers.perturbation import channels_last
 from ..files import locked
-from ..lab.report import results
 from ..maps import finish
 from ..numerics import exact
 from ..progress import Progress, say
 from . import faithfulness, streaming
 from .configuration import configuration, identity, sha256
-from .localisation import one_class
+from .evaluation import one_class
 from .measures import Plan, measure, shared_maps  # noqa: F401
 from .shards import merge  # noqa: F401
+from .statistics import average, bootstrap
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
@@ -209,7 +209,7 @@ def summary(table):
     """
     rows = []
     for name, part in table.groupby("explainer", sort=False):
-        rows += [{"explainer": name, "measure": m} | results.average(values) for m, values in values_of(part).items()]
+        rows += [{"explainer": name, "measure": m} | average(values) for m, values in values_of(part).items()]
     return pd.DataFrame(rows)
 
 
@@ -233,7 +233,7 @@ def compare(table, measure, best=None, resamples=10000, seed=0):
             raise InputError(f"{name} and {best} were not scored on the same images in the same order.")
         if name != best:
             gap = values[name] - values[best]
-            low, high = results.bootstrap(gap, seed=seed)
+            low, high = bootstrap(gap, seed=seed)
             found = {"difference": gap.mean(), "low": low, "high": high, "p": _sign_flips(gap, resamples, seed)}
             rows.append({"explainer": name, "against": best} | found | {"N": len(gap)})
     return pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", "p", "N"])

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InputError, choose
-from ..losses import classification_loss
+from ..losses import classification_loss, correct
 from ..maps import check_classes, check_finite, full_precision, minmax, wide
-from ..metrics.localisation import correct
 from ..numerics import exact
 from . import backbones
 

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InputError, reason
 from ..files import atomic
+from .attention import create
 from .authors import explainer_state, our_name
 
 
@@ -211,48 +212,24 @@ def resume(model, optimizer, path, device):
     return content["history"]
 
 
-def load(path, device="cpu", classifier=None):
-    """The classifier or explainer of a checkpoint, rebuilt from its card, in eval mode on the device.
-
-    classifier: what an explainer was trained on (an `nn.Module`, a name, a path), where the card's own cannot be found.
-    Raises `InputError` when it is another classifier than that, by a hash of its weights and its answer to an image.
-    """
-    from .attention import create
-
-    content = read(path, device)
-    card = content["card"]
+def check_card(card, path):
+    """Raise `InputError` when a card does not say what its file holds."""
     if not {"method", "backbone", "num_classes"} <= set(card):
         raise InputError(f"{path} does not say what it holds: its card must name method, backbone and num_classes.")
+
+
+def build(path, content):
+    """The classifier of a checkpoint's content (`read`), rebuilt from its card, with its weights, in eval mode.
+
+    Raises `InputError` for a card or for weights that make no model.
+    """
+    check_card(content["card"], path)
     try:
-        model = attached(card, path, classifier) if "classifier" in card else create(**card)
+        model = create(**content["card"])
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
-    model = model.to(device).eval()
-    check_answer(model, content, path)
+        raise InputError(f"{path}: {error}") from error
     load_state(model, content["model"], path)
-    return model
-
-
-def attached(card, path, classifier=None):
-    """The explainer of a card, on its classifier, with weights yet to be loaded."""
-    from ..explainers.learned import attach
-
-    own = card["classifier"]
-    name = own["classifier"]
-    if classifier is None and not (own.get("weights") or Path(name).suffix):
-        raise InputError(
-            f"{path} explains a {name} of your own: give that classifier as well "
-            "(classifier= in Python; --classifier, with --weights, for a network that has a name)."
-        )
-    weights = own.get("weights") or "papers"
-    images = {key: own[key] for key in ("mean", "std", "size") if key in own}
-    model = attach(classifier or name, card["method"], card["layers"], weights=weights, **images, **card["options"])
-    if model.classifier.digest != own["sha256"]:
-        raise InputError(
-            f"{path} was trained on another {name} than this one (its weights differ): an attention mechanism explains "
-            "the one classifier that it was trained on. Give that one, or train again."
-        )
-    return model
+    return model.eval()
 
 
 def check_answer(model, content, path):

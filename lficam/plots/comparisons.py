@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ..lab.report import results
+from ..metrics.statistics import bootstrap
 from .placing import place
 from .style import METHOD_COLOURS, METHOD_TITLES, OTHER, overlay, styled
 
@@ -108,7 +108,7 @@ def bands(table, measure):
     found = {}
     for name, part in table.groupby("explainer", sort=False):
         values = part[[columns[step] for step in steps]].to_numpy(dtype=float)
-        found[name] = shares, values.mean(0), *results.bootstrap(values)
+        found[name] = shares, values.mean(0), *bootstrap(values)
     return found
 
 

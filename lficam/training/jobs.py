@@ -23,8 +23,8 @@ from .. import files
 from ..data import datasets
 from ..errors import InputError, check_fields, choose
 from ..explainers import learned
-from ..metrics.evaluation import predict, predicted_labels
-from ..metrics.localisation import one_class
+from ..explainers.load import load
+from ..metrics.evaluation import one_class, predict, predicted_labels
 from ..models import checkpoints
 from ..models.attention import create
 from ..numerics import exact
@@ -188,7 +188,7 @@ def _trained(job, images, device, fresh, workers, **options):
             history = fit(model, images, seen, job.recipe, folder, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
-    run = Run(checkpoints.load(folder / "best.pt", device, classifier), history, folder, found)
+    run = Run(load(folder / "best.pt", device, classifier), history, folder, found)
     if not found and world().rank == 0:
         tell_one_class(run, validation, seen, workers)
     return run

@@ -87,7 +87,7 @@ def fit(
     """
     folder, device = Path(folder), torch.device(device)
     model.to(device, memory_format=memory_format(device, images.size))
-    optimizer = sgd(model, recipe)
+    model.processes, optimizer = world(), sgd(model, recipe)  # an explainer is trained with all labels of the batch
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)

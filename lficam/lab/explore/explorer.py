@@ -55,7 +55,7 @@ def explore(explainers=(), photos=(), size=None):
     """A `Panel` in a live notebook, else a still figure of the first image, method and predicted class.
 
     explainers: a checkpoint's path or several; {name: explainer} in memory, of one frozen classifier or explaining
-    themselves, as `attach`, `baseline`, `create` and `checkpoints.load` give them; by default the newest finished
+    themselves, as `attach`, `baseline`, `create` and `lficam.load` give them; by default the newest finished
     trainings. photos: paths of files and folders, or `datasets.Images`; by default test images of the training.
     size: of the images that the classifier sees, if not as it was trained. Training-free methods join in.
     Raises `InputError` for what cannot be found, read or explained.

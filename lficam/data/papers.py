@@ -1,0 +1,86 @@
+"""The papers' numbers (tables/papers/*.csv), and tables with them beside ours."""
+
+import re
+
+import pandas as pd
+
+from .. import files
+
+
+def _paper(name):
+    return pd.read_csv(files.table(f"papers/{name}.csv"))
+
+
+def published_accuracy():
+    """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source."""
+    error, lfi, rows = _paper("abn_top1_error"), _paper("lfi_top1_accuracy"), []
+    for column, method in (("baseline_error_pct", "plain"), ("abn_error_pct", "abn")):
+        part = error[["dataset", "backbone"]].assign(
+            method=method, published=(100 - error[column]).round(2), source="ABN, CVPR 2019"
+        )
+        rows.append(part)
+    for column, method in (("plain_pct", "plain"), ("abn_pct", "abn"), ("lfi_cam_pct", "lfi-cam")):
+        rows.append(
+            lfi[["dataset", "backbone"]].assign(
+                method=method, published=lfi[column].astype(float), source="LFI-CAM, ICCV 2021"
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def published_iou():
+    """The IoU between models that LFI-CAM's stability figure shows, as two tables: per model pair, and average.
+
+    Columns method, dataset, pair ("first" to "fifth"; not in the average), published, source.
+    """
+    source = "LFI-CAM, ICCV 2021, stability figure"
+    per_model = _paper("lfi_iou_per_model").melt(["method", "dataset"], var_name="pair", value_name="published")
+    mean = _paper("lfi_iou_mean").rename(columns={"iou": "published"})
+    return tuple(table.assign(method=table.method.str.lower(), source=source) for table in (per_model, mean))
+
+
+def published_faithfulness():
+    """AD, IC and #FW of L-CAM, TAME and T-TAME on ImageNet, as far as they are known: tables/papers/ad_ic.csv.
+
+    Columns dataset, classifier, explainer, measure ("AD 100" ... "IC 15"), published, source.
+    """
+    table = _paper("ad_ic").melt(
+        ["source", "dataset", "classifier", "explainer"], var_name="measure", value_name="published"
+    )
+    return table.assign(published=table.published.astype(float))
+
+
+def beside_published(reproduced, published, keys):
+    """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
+
+    Missing values are "—" in the table, never a guess.
+    """
+    known = published.dropna(subset=["published"])
+    table = reproduced.merge(known, on=keys, how="left")
+    others = known.merge(reproduced[keys], on=keys, how="left", indicator=True)
+    others = others[others.pop("_merge") == "left_only"]
+    whole = dict.fromkeys(reproduced.select_dtypes("integer"), "Int64")  # which knows a missing value
+    rows = [row for part in (table, others) for row in part.to_dict("records")]
+    return pd.DataFrame(rows, columns=table.columns).astype(whole)
+
+
+def dataset_title(name):
+    """The papers' name of a data set, for tables."""
+    titles = {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "stl10": "STL-10",
+        "catdog": "Cat&Dog",
+        "imagenet": "ImageNet",
+    }
+    return titles.get(name, name)
+
+
+def backbone_title(name):
+    """The papers' name of a backbone: "resnet-110", "resnet110" and "lfi-resnet110" are "ResNet-110".
+
+    Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: the recipes' are taken.
+    """
+    named = {"densenet-bc-100-12": "DenseNet", "wrn-28-10": "Wide ResNet", "resnext-29-8x64": "ResNeXt"}
+    match = re.fullmatch(r"(?:lfi-)?resnet-?(\d+)", name)
+    return f"ResNet-{match[1]}" if match else named.get(name, name)

@@ -1,0 +1,59 @@
+"""Intervals of means and shares: Wilson's and the bootstrap, over the images of one run."""
+
+import math
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def wilson(hits, n, confidence=0.95):
+    """Wilson's score interval of a proportion: (low, high) in [0, 1] for `hits` of `n` (Wilson, 1927).
+
+    Raises `InputError` unless 0 <= hits <= n and n > 0.
+    """
+    if not 0 <= hits <= n or n < 1:
+        raise InputError(f"Wilson interval: expected 0 <= hits <= n and n > 0, got {hits} of {n}.")
+    z = _normal_quantile((1 + confidence) / 2)
+    share, shrink = hits / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _normal_quantile(p):
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(p)
+
+
+def bootstrap(values, weights=None, confidence=0.95, resamples=2000, seed=0):
+    """Percentile bootstrap interval of the mean of per-image values: (low, high). Seeded, so it repeats.
+
+    values (N,): low and high are numbers; (N, S): arrays (S,), all from the same resamples of the images.
+    weights (N,): of a weighted mean; they are drawn together with the values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim not in (1, 2) or not values.size or not np.isfinite(values).all():
+        raise InputError(f"Bootstrap: expected a non-empty list of finite numbers, got shape {values.shape}.")
+    n, rng = len(values), np.random.default_rng(seed)
+    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    sums = np.column_stack([values.reshape(n, -1) * weights[:, None], weights])
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(drawn[:, :-1] / drawn[:, -1:], [tail, 100 - tail], axis=0)
+    return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)
+
+
+def percentage(hits):
+    """Share of true values among per-image outcomes (N,), in percent, with Wilson's 95 % interval."""
+    n, count = len(hits), int(sum(hits))
+    low, high = wilson(count, n)
+    return {"reproduced": 100 * count / n, "low": 100 * low, "high": 100 * high, "N": n}
+
+
+def average(values, weights=None):
+    """Mean of per-image values (N,), weighted by `weights` (N,) if given, with its bootstrap 95 % interval."""
+    low, high = bootstrap(values, weights)
+    mean = np.average(np.asarray(values, dtype=np.float64), weights=weights)
+    return {"reproduced": float(mean), "low": low, "high": high, "N": len(values)}

@@ -1,0 +1,51 @@
+"""What a reader needs to repeat a run: its command, commit, versions and processor."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from . import __version__, files
+
+
+def provenance():
+    """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
+    script = Path(sys.argv[0])
+    started = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
+    return {
+        "command": os.environ.get("LFICAM_COMMAND") or " ".join([started, *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), "lficam": __version__}
+        | {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "scikit-image", "mlxtend")},
+    }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _git(*command):
+    """What git says of the checkout that this code is; "" where it is none, even if some other one is around it."""
+    home = files.PACKAGE.parent
+    options = {"cwd": home, "capture_output": True, "text": True, "timeout": 20, "check": True}
+    try:
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.removesuffix("\n")
+        return subprocess.run(["git", *command], **options).stdout.strip() if Path(top).samefile(home) else ""
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def describe(device):
+    """The processor by name, with the number of threads for a CPU."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -309,7 +309,7 @@ def test_imputation_solves_its_system():
 def test_imputation_ends(monkeypatch):
     """Also where rounding, or a mistake, keeps it from ever coming closer."""
     monkeypatch.setattr(faithfulness, "_squared", lambda x: torch.ones_like(x[..., :1, :1]))
-    with pytest.raises(InputError, match="not filled after 200 iterations"):
+    with pytest.raises(InputError, match="not filled after 40 iterations"):
         road_impute(PIXELS, torch.tensor([[[True, True], [False, False]]]))
 
 

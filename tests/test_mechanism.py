@@ -201,7 +201,7 @@ def test_an_unknown_branch_is_one_sentence():
 # Parameters
 
 WIDTHS = {"VGG-16": [256, 512, 512], "ResNet-50": [512, 1024, 2048], "ViT-B/16": [768] * 3}
-ROWS = list(csv.DictReader((PACKAGE / "tables/papers/attention_parameters.csv").read_text().splitlines()))
+ROWS = list(csv.DictReader((PACKAGE / "data/tables/papers/attention_parameters.csv").read_text().splitlines()))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['method']} {row['backbone']}")

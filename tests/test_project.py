@@ -104,6 +104,14 @@ def test_notebooks_load_their_test_images_before_they_train(path):
     )
 
 
+def test_imports_run_one_way():
+    """The contracts in pyproject.toml: the order of the rooms, and that the library knows no notebook."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 kept, 0 broken" in done.stdout
+
+
 def test_published_results_are_complete():
     records = sorted((ROOT / "figures").glob("*/*/record.json"))
     assert records

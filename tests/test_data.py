@@ -390,6 +390,17 @@ def test_imagenet_tests_on_val(tmp_path):
     assert datasets.load("imagenet", "train", root=tmp_path).classes == ("n01", "n02")
 
 
+def test_digest_of_a_folder_sees_pixels(tmp_path):
+    """Uncompressed images of one size and name, in two folders."""
+    for root, grey in (("one", 10), ("two", 200)):
+        for name in [f"{kind}/{i}.bmp" for kind in ("cat", "dog") for i in range(8)]:
+            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (grey, 0, 0)).save(tmp_path / root / name)
+    one, two = (datasets.load("folder", "train", root=tmp_path / root, size=16) for root in ("one", "two"))
+    assert one.ids == two.ids
+    assert one.digest != two.digest
+
+
 def test_digest_of_a_folder_sees_file_sizes(animals):
     before = datasets.load("folder", "train", root=animals).digest
     assert datasets.load("folder", "train", root=animals).digest == before

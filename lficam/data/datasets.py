@@ -105,7 +105,7 @@ class Images:
 
     @functools.cached_property
     def digest(self):
-        """SHA-256, in hex, of ids and labels, and of pixels (sets in memory) or file sizes (folders)."""
+        """SHA-256, in hex, of ids, labels and pixels; of image files their sizes, and the beginnings of sixteen."""
         sha = hashlib.sha256("\n".join(self.ids).encode())
         sha.update(self.labels.numpy().astype("<i8").tobytes())
         self.source.feed(sha, self.rows)

@@ -84,12 +84,16 @@ class Pictures:
     def feed(self, sha, rows):
         if torch.is_tensor(self.items):
             return _feed(sha, self.items, rows)
-        for path in self.items[rows.numpy()]:
+        paths = self.items[rows.numpy()]
+        looked_at = set(np.linspace(0, len(paths) - 1, 16).astype(int).tolist())
+        for i, path in enumerate(paths):
             try:
-                size = os.stat(path).st_size
+                sha.update(b"%d\n" % os.stat(path).st_size)
+                if i in looked_at:  # uncompressed images of a size are files of a size
+                    with open(path, "rb") as file:
+                        sha.update(file.read(2**16))
             except OSError:
-                size = -1  # a dead link, say: whoever reads it is told
-            sha.update(b"%d\n" % size)
+                sha.update(b"-1\n")  # a dead link, say: whoever reads it is told
 
 
 class Reader(torch.utils.data.Dataset):

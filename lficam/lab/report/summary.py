@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from .parts import text
 from .reading import DASH, read_csv, reading
 
 AD_IC = ("AD 100", "IC 100")
@@ -37,51 +36,45 @@ HEADLINES = (
     ),
 )
 CONTROL = "plain"  # whose published accuracy is left to the notebook's own table
-OTHER = ' class="other"'
 WORDS = ("method", "on", "measure")
 COLUMNS = ("published", "reproduced", "interval", "Δ", "N")
+CAPTION = (
+    "Published by the paper, and reproduced here with its 95 % interval. {} Grey: published for settings that were not "
+    "run here. The conventions stand at the tables they are taken from."
+)
 
 
 def headlines(sections):
-    """One table of all papers, a group of rows each; "" when no notebook has any of them."""
-    finished = {section.name: section for section in sections if section.record}
+    """One table of all papers, a group of rows each, as values of the page; None when no notebook has any of them."""
+    finished = {section.name: section for section in sections}
     groups = [(headline, _rows(headline, finished.get(headline.notebook))) for headline in HEADLINES]
     groups = [(headline, rows) for headline, rows in groups if rows]
     if not groups:
-        return ""
-    both = any(row[3] != DASH != row[4] for _, rows in groups for row in rows)
-    columns = [name for name in (*WORDS, *COLUMNS) if both or name != "Δ"]
-    kinds = [' class="number"' * (name in COLUMNS) for name in columns]
-    head = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(kinds, columns, strict=True))
+        return None
+    both = any(row["Δ"] != DASH for _, rows in groups for row in rows)
+    names = [name for name in (*WORDS, *COLUMNS) if both or name != "Δ"]
     note = "Δ: reproduced − published." if both else "No row has both: this profile ran none of the papers’ settings."
-    return (
-        '<figure class="table"><figcaption><b>Headline numbers.</b> Published by the paper, and reproduced here with '
-        f"its 95 % interval. {note} Grey: published for settings that were not run here. The conventions stand at the "
-        'tables they are taken from.</figcaption><div class="scroll" role="region" aria-label="Headline numbers" '
-        f'tabindex="0"><table><thead><tr>{head}</tr></thead>{"".join(_group(*group, kinds, both) for group in groups)}'
-        "</table></div></figure>"
-    )
-
-
-def _group(headline, rows, kinds, both):
-    title = f'{text(headline.paper)} <a href="#{headline.notebook}">{headline.notebook}</a>'
-    lines = [f'<tr><th scope="rowgroup" colspan="{len(kinds)}" class="group">{title}</th></tr>']
-    for row in rows:
-        shown = [c for c, name in zip(row, (*WORDS, *COLUMNS), strict=True) if both or name != "Δ"]
-        first, *cells = (f"{kind}>{text(c)}" for kind, c in zip(kinds, shown, strict=True))
-        line = f'<th scope="row"{first}</th>' + "".join(f"<td{c}</td>" for c in cells)
-        lines.append(f"<tr{OTHER * (row[4] == DASH)}>{line}</tr>")
-    return f"<tbody>{''.join(lines)}</tbody>"
+    shown = [
+        (h.paper, h.notebook, [("other" if r["reproduced"] == DASH else None, [r[n] for n in names]) for r in rows])
+        for h, rows in groups
+    ]
+    columns = [(name, "number" if name in COLUMNS else None) for name in names]
+    return {
+        "title": "Headline numbers.",
+        "caption": CAPTION.format(note),
+        "table": ("Headline numbers", columns, shown),
+        "rows": 0,  # never folded
+    }
 
 
 def _rows(headline, section):
-    """Method, where, measure and the numbers, as texts; none when the table is not as expected."""
+    """Texts by the names of `WORDS` and `COLUMNS`; none when the table is not as expected."""
     tables = section.record.get("tables", []) if section else []
     entry = next((entry for entry in tables if entry["file"] == headline.file), None)
     if not entry:
         return []
     try:
-        header, rows = read_csv(section.folder / section.name / headline.file)
+        header, rows = read_csv(section.folder / headline.file)
         if not {"published", "reproduced", *headline.keep} <= set(header):
             return []
         rows = [row for row in rows if all(row[header.index(c)] in values for c, values in headline.keep.items())]
@@ -96,5 +89,6 @@ def _rows(headline, section):
         if method == CONTROL and named["reproduced"] == DASH:
             continue
         measure = headline.measure or named.get("measure", DASH)
-        found.append([method, ", ".join(where) or DASH, measure, *(named.get(c, DASH) for c in COLUMNS)])
+        words = dict(zip(WORDS, (method, ", ".join(where) or DASH, measure), strict=True))
+        found.append(words | {name: named.get(name, DASH) for name in COLUMNS})
     return found

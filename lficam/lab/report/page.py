@@ -47,6 +47,7 @@ def write_index(folder):
         summary=_summary(sections),
         headlines=headlines(done),
         deviations=_deviations(),
+        pairs=_pairs,
     )
     with files.atomic(folder / "index.html") as file:
         file.write(page.encode("utf-8", "replace"))  # a damaged record may hold what UTF-8 cannot
@@ -82,13 +83,16 @@ class Section:
         self.beside = [(word, _link(folder, folder / file)) for word, file in beside if (folder / file).is_file()]
         tables = [folder / entry["file"] for entry in record.get("tables", [])]
         tables = [path.with_suffix(end) for path in tables for end in (".csv", ".tex")]
-        self.tables = [(path.name, _link(folder, path)) for path in tables if path.is_file()]
+        tables = [path for path in tables if path.is_file() and path.is_relative_to(folder)]
+        self.tables = [(path.name, _link(folder, path)) for path in tables]
 
 
 def _part(show, folder, entry, place):
     """A table or figure of a record as values; where it cannot be shown, the reason."""
     title = {"title": f"{place}. {latex.sentence(entry.get('title') or '')}"}
     try:
+        if not (folder / entry["file"]).is_relative_to(folder):
+            raise ValueError("it lies outside of the notebook's folder")
         return title | show(folder, entry, place)
     except (ValueError, OSError) as error:
         return {"file": entry["file"], "error": str(error)}
@@ -179,9 +183,6 @@ def _pairs(values, between):
 
     known = isinstance(values, dict) and values
     return ", ".join(f"{key}{between}{text(value)}" for key, value in values.items()) if known else DASH
-
-
-PAGES.filters["pairs"] = _pairs
 
 
 def _title(notebook):

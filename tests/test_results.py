@@ -22,6 +22,7 @@ from lficam.data.papers import (
     published_iou,
 )
 from lficam.errors import InputError
+from lficam.lab.report.reading import reading
 from lficam.lab.report.results import Report, show
 from lficam.metrics.statistics import bootstrap, wilson
 from lficam.record import provenance
@@ -224,6 +225,15 @@ def test_atomic_leaves_the_umask_to_the_system(tmp_path, monkeypatch):
 )
 def test_backbones_are_named_as_in_the_papers(name, title):
     assert backbone_title(name) == title
+
+
+def test_a_notebook_writes_numbers_as_the_page_does():
+    table = pd.DataFrame({"n": [3, 4], "x": [1 / 3, 2.0], "y": [0.125, None], "name": ["a", "nan"]})
+    rows = reading(
+        list(table), [line.split(",") for line in table.to_csv(index=False).split()[1:]], {"n": 1, "y": 2}, fold=False
+    ).rows
+    assert show(table, {"n": 1, "y": 2}).to_numpy().tolist() == rows
+    assert rows == [["3", "0.333333", "0.12", "a"], ["4", "2", "—", "—"]]
 
 
 def test_a_table_without_rows_is_shown():

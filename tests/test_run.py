@@ -418,7 +418,7 @@ def test_index_page(home):
         "<b>Table 1.1. T&lt;1&gt;.</b> N = 7",
         '>&lt;i&gt;x&lt;/i&gt;</th><td class="number">1.0</td><td class="number">1234567</td>',
         '>y</th><td class="number">—</td>',
-        'alt="says &quot;hi&quot;"',
+        'alt="says &#34;hi&#34;"',
         '<a href="01_toy/b.pdf">PDF</a>',
         "lficam run &amp; more",
         "abc123, with uncommitted changes",

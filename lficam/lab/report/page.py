@@ -1,16 +1,28 @@
-"""The page of reports/PROFILE: one file that opens anywhere, from what the notebooks left."""
+"""The page of reports/PROFILE: one file that opens anywhere, from what the notebooks left.
 
+Here its values are gathered, all of them plain; page.html says how they are shown, and escapes each.
+"""
+
+import base64
 import json
 from pathlib import Path
 from urllib.parse import quote
 
+import jinja2
+
 from ... import files
+from ...plots import pictures
 from ...progress import duration
 from ..notebooks.finished import read_record
-from .parts import file_list, grid, show_figure, show_table, text
-from .reading import DASH, number, read_csv
-from .style import STYLE
+from . import latex
+from .reading import DASH, number, read_csv, reading
 from .summary import headlines
+
+BROAD = 45  # characters: longer texts in a table are broken into lines
+KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex": "text/x-tex"}
+PAGES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
 
 
 def write_index(folder):
@@ -21,151 +33,156 @@ def write_index(folder):
     """
     folder = Path(folder)
     settings = files.root() / "notebooks" / "profiles" / folder.name
-    names = {path.stem for path in settings.glob("*.yaml")} | {
-        path.parent.name for path in folder.glob("[!.]*/record.json")
-    }
+    names = {path.stem for path in settings.glob("*.yaml")}
+    names |= {path.parent.name for path in folder.glob("[!.]*/record.json")}
     names |= {path.name.removesuffix(".failed.ipynb") for path in folder.glob("*.failed.ipynb")}
-    sections = [Section(folder, name) for name in sorted(names)]
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n'
-        f"<title>lficam – {text(folder.name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"{_head(folder, sections)}\n<main>\n{_summary(sections)}\n"
-        + "\n".join(section.html(i) for i, section in enumerate(sections, 1))
-        + f"\n{_deviations()}\n</main>\n</body>\n</html>\n"
+    sections = [Section(folder / name, place) for place, name in enumerate(sorted(names), 1)]
+    done = [section for section in sections if section.record]
+    page = PAGES.get_template("page.html").render(
+        profile=folder.name,
+        place=f"{folder.parent.name}/{folder.name}/",
+        sections=sections,
+        finished=len(done),
+        took=duration(sum(section.seconds for section in done)),
+        summary=_summary(sections),
+        headlines=headlines(done),
+        deviations=_deviations(),
+        pairs=_pairs,
     )
-    with files.atomic(folder / "index.html", "w") as file:
-        file.write(page)
+    with files.atomic(folder / "index.html") as file:
+        file.write(page.encode("utf-8", "replace"))  # a damaged record may hold what UTF-8 cannot
     return folder / "index.html"
 
 
-def _head(folder, sections):
-    done = [section for section in sections if section.record]
-    took = duration(sum(section.seconds for section in done))
-    missing = ""
-    for state in ("failed", "not run yet"):
-        names = ", ".join(section.name for section in sections if section.state == state)
-        missing += f' <strong class="bad">{state.capitalize()}: {text(names)}.</strong>' if names else ""
-    return (
-        f'<header><p class="kicker">lficam</p><h1>Results of the profile “{text(folder.name)}”</h1>'
-        f"<p>{len(done)} of {len(sections)} notebooks finished, {took} in all.{missing}</p>"
-        f'<p class="note">This page is one file: tables and figures are in it. Links to other files work only while '
-        f"it lies in its folder, <code>{text(folder.parent.name)}/{text(folder.name)}/</code>.</p></header>"
-    )
+class Section:
+    """One notebook on the page, in reports/PROFILE/NAME: what it left, or that it left nothing. place: its number."""
+
+    def __init__(self, folder, place):
+        self.folder, self.name, self.record, self.damage = folder, folder.name, None, ""
+        try:
+            self.record = read_record(folder)
+        except (ValueError, OSError) as error:
+            self.damage = str(error) if folder.exists() else ""
+        self.failure = _failure(folder.parent / f"{self.name}.failed.ipynb")
+        self.state = "failed" if self.failure or self.damage else "finished" if self.record else "not run yet"
+        self.id, self.title = quote(self.name), _title(files.root() / "notebooks" / f"{self.name}.ipynb") or self.name
+        record = self.record or {}
+        seconds = max(0.0, number(record.get("seconds")) or 0.0)
+        self.seconds = seconds if seconds < 1e9 else 0.0  # also of a record that says Infinity or NaN
+        results = record.get("results")
+        self.images = results.get("data") if isinstance(results, dict) else None
+        self.commit = str(record.get("commit", "unknown"))
+        self.parts = [
+            _part(show, folder, entry, f"{word} {place}.{i}")
+            for word, kind, show in (("Table", "tables", _table), ("Figure", "figures", _figure))
+            for i, entry in enumerate(record.get(kind, []), 1)
+        ]
+        self.kept = (folder / f"{self.name}.html").is_file()
+        words = ("executed notebook", "executed notebook, .ipynb", "record")
+        beside = zip(words, (f"{self.name}.html", f"{self.name}.ipynb", "record.json"), strict=True)
+        self.beside = [(word, _link(folder, folder / file)) for word, file in beside if (folder / file).is_file()]
+        tables = [folder / entry["file"] for entry in record.get("tables", [])]
+        tables = [path.with_suffix(end) for path in tables for end in (".csv", ".tex")]
+        tables = [path for path in tables if path.is_file() and path.is_relative_to(folder)]
+        self.tables = [(path.name, _link(folder, path)) for path in tables]
+
+
+def _part(show, folder, entry, place):
+    """A table or figure of a record as values; where it cannot be shown, the reason."""
+    title = {"title": f"{place}. {latex.sentence(entry.get('title') or '')}"}
+    try:
+        if not (folder / entry["file"]).is_relative_to(folder):
+            raise ValueError("it lies outside of the notebook's folder")
+        return title | show(folder, entry, place)
+    except (ValueError, OSError) as error:
+        return {"file": entry["file"], "error": str(error)}
+
+
+def _table(folder, entry, place):
+    path = folder / entry["file"]
+    header, rows = read_csv(path)
+    read = reading(header, rows, entry.get("digits"))
+    name = f"{folder.name}-{Path(entry['file']).stem}"
+    return {
+        "caption": " ".join(filter(None, (str(entry.get("caption") or ""), latex.notes(read, entry)))),
+        "table": _grid(place, read.header, read.rows, read.numeric),
+        "rows": len(rows),
+        "saves": [
+            ("CSV, full numbers", f"{name}.csv", _inside(path.read_bytes(), ".csv")),
+            ("LaTeX", f"{name}.tex", _inside(latex.table(path, entry, folder.name).encode(), ".tex")),
+        ],
+    }
+
+
+def _figure(folder, entry, _):
+    """An image, as SVG if it is of lines, and its files."""
+    png = folder / entry["file"]
+    if png.suffix != ".png":
+        raise ValueError("a figure has to be a PNG")
+    shown = pictures.sharper(png)
+    content = shown.read_bytes()
+    there = [path for path in (png, png.with_suffix(".svg"), png.with_suffix(".pdf")) if path.is_file()]
+    return {
+        "caption": str(entry.get("caption") or ""),
+        "src": _inside(content, shown.suffix),
+        "alt": entry.get("title") or entry["file"],
+        "width": pictures.width(content),
+        "links": [(path.suffix[1:].upper(), _link(folder, path)) for path in there],
+    }
+
+
+def _grid(label, header, rows, numeric, wrap=False):
+    """A table of the page; numbers stand to the right. wrap: break all its texts into lines."""
+    broad = [wrap or max((len(row[i]) for row in rows), default=0) > BROAD for i in range(len(header))]
+    kinds = ["number" if n else "wrap" if b else None for n, b in zip(numeric, broad, strict=True)]
+    return label, list(zip(header, kinds, strict=True)), [("", "", [(None, row) for row in rows])]
 
 
 def _summary(sections):
-    rows = "".join(
-        f'<tr><th scope="row"><a href="#{s.id}">{text(s.name)}</a></th><td class="wrap">{s.title}</td>'
-        f"<td{'' if s.state == 'finished' else ' class=bad'}>{s.state}</td>"
-        f'<td class="number">{duration(s.seconds) if s.record else DASH}</td>'
-        f"<td>{text(s.commit(short=True)) if s.record else DASH}</td></tr>"
-        for s in sections
-    )
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("notebook", "title", "state", "took", "commit"))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return (
-        f'<section id="summary"><h2>Summary</h2>'
-        f'<div class="scroll" role="region" aria-label="Notebooks" tabindex="0">{table}</div>'
-        f"{headlines(sections)}"
-        f'<p class="note">Where papers, the authors’ code and this package differ: <a href="#deviations">appendix</a>.'
-        f"</p></section>"
-    )
+    words = {"notebook": None, "title": "wrap", "state": None, "took": "number", "commit": None}
+    rows = [
+        [
+            {"text": section.name, "link": section.id},
+            section.title,
+            {"text": section.state, "class": None if section.state == "finished" else "bad"},
+            duration(section.seconds) if section.record else DASH,
+            section.commit[:7] + " + changes" * bool(section.record.get("dirty")) if section.record else DASH,
+        ]
+        for section in sections
+    ]
+    return "Notebooks", list(words.items()), [("", "", [(None, row) for row in rows])]
 
 
 def _deviations():
-    """data/deviations.csv as an appendix; nothing where the project folder has none."""
+    """data/deviations.csv as an appendix; None where the project folder has none."""
     try:
         header, rows = read_csv(files.root() / "data" / "deviations.csv")
     except ValueError:
-        header, rows = [], []
-    if not rows:
-        return '<section id="deviations"><h2>Deviations</h2><p>data/deviations.csv is not there.</p></section>'
+        return None
     names = [name.replace("_", " ") for name in header]
-    table = grid(names, rows, [False] * len(names), "Deviations", wrap=True)
-    return (
-        f'<section id="deviations"><p class="kicker">data/deviations.csv</p><h2>Deviations</h2>'
-        f"<p>Where the paper (or common sense), the authors’ code and this package differ, what is done here, and the "
-        f"option that does otherwise.</p><details><summary>All {len(rows)} rows</summary>{table}</details></section>"
-    )
+    return {"rows": len(rows), "table": _grid("Deviations", names, rows, [False] * len(names), True)} if rows else None
 
 
-class Section:
-    """One notebook on the page: what it left, or that it left nothing."""
+def _inside(content, suffix):
+    """Bytes as an address that holds them."""
+    return f"data:{KINDS[suffix]};base64,{base64.b64encode(content).decode()}"
 
-    def __init__(self, folder, name):
-        self.folder, self.name, self.record, self.damage = folder, name, None, ""
-        try:
-            self.record = read_record(folder / name)
-        except (ValueError, OSError) as error:
-            self.damage = str(error) if (folder / name).exists() else ""
-        self.failure = _failure(folder / f"{name}.failed.ipynb")
-        self.id, self.title = quote(name), text(_title(files.root() / "notebooks" / f"{name}.ipynb") or name)
-        self.state = "failed" if self.failure or self.damage else "finished" if self.record else "not run yet"
-        self.seconds = max(0.0, number((self.record or {}).get("seconds")) or 0.0)
-        self.seconds = self.seconds if self.seconds < 1e9 else 0.0  # also of a record that says Infinity or NaN
 
-    def html(self, place):
-        """The section, numbered."""
-        parts = [f'<section id="{self.id}"><p class="kicker">{text(self.name)}</p><h2>{self.title}</h2>']
-        if self.failure:
-            link = f'<a href="{self.id}.failed.ipynb">notebook up to the failure</a>'
-            earlier = " What follows is of the earlier, finished run." if self.record else ""
-            parts.append(f'<p class="failed"><b>The last run failed.</b> {text(self.failure)} ({link}){earlier}</p>')
-        elif self.damage:
-            parts.append(f'<p class="failed"><b>Not usable:</b> {text(self.damage)}.</p>')
-        elif not self.record:
-            parts.append('<p class="failed"><b>Not run yet.</b></p>')
-        if self.record:
-            for kind, show in (("tables", show_table), ("figures", show_figure)):
-                for i, entry in enumerate(self.record.get(kind, []), 1):
-                    parts.append(self._entry(show, entry, f"{place}.{i}"))
-            parts.append(self.run())
-        return "\n".join([*parts, "</section>"])
-
-    def _entry(self, show, entry, place):
-        try:
-            return show(self.folder / self.name, entry, place)
-        except (ValueError, OSError) as error:
-            return f'<p class="failed"><b>{text(entry["file"])} is not shown:</b> {text(error)}.</p>'
-
-    def commit(self, short=False):
-        """Commit of the run, and whether files differed from it."""
-        commit = str(self.record.get("commit", "unknown"))
-        changed = "+ changes" if short else ", with uncommitted changes"
-        return (commit[:7] + " " * short if short else commit) + changed * bool(self.record.get("dirty"))
-
-    def run(self):
-        """What a reader needs to repeat the run, and the files beside the page."""
-        record = self.record
-        versions, data = record.get("versions"), record.get("results")
-        data = data.get("data") if isinstance(data, dict) else None
-        rows = {
-            "Command": f"<code>{text(record.get('command', 'unknown'))}</code>",
-            "Commit": f"<code>{text(self.commit())}</code>",
-            "Parameters": text(_pairs(record.get("parameters"), " = ")),
-            "Device": text(record.get("device", "unknown")),
-            "Seed": text(record.get("seed", "unknown")),
-            "Images": text(_pairs(data, " ")),
-            "Started": text(record.get("started", "unknown")),
-            "Seconds": text(record.get("seconds", "unknown")),
-            "Versions": text(_pairs(versions, " ")),
-        }
-        listing = "".join(f"<dt>{term}</dt><dd>{value}</dd>" for term, value in rows.items() if value != DASH)
-        return f'<div class="run"><h3>Run</h3><dl>{listing}</dl>{file_list(self.folder / self.name, record)}</div>'
+def _link(folder, path):
+    return quote(f"{folder.name}/{path.relative_to(folder).as_posix()}")
 
 
 def _pairs(values, between):
     """A mapping as text; of data splits the number of images and the hash of their list, shortened."""
-    if not isinstance(values, dict) or not values:
-        return DASH
-    split = {k: f"N = {v[0]} (list {str(v[1])[:12]})" for k, v in values.items() if isinstance(v, list) and _split(v)}
-    return ", ".join(f"{key}{between}{split.get(key, value)}" for key, value in values.items())
 
+    def text(value):
+        match value:
+            case [int(n), str(hashed)] if len(hashed) == 64:
+                return f"N = {n} (list {hashed[:12]})"
+        return value
 
-def _split(value):
-    return len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], str) and len(value[1]) == 64
+    known = isinstance(values, dict) and values
+    return ", ".join(f"{key}{between}{text(value)}" for key, value in values.items()) if known else DASH
 
 
 def _title(notebook):

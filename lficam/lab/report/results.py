@@ -11,20 +11,14 @@ import pandas as pd
 from ... import files, record
 from ...plots import pictures
 from . import latex
-
-MISSING = "—"
+from .reading import cell
 
 
 def show(table, digits=None):
-    """A table for reading: numbers as text with the digits given per column, missing values as "—"."""
+    """A table for reading, its numbers written as on the page: digits per column, missing values as "—"."""
     digits = digits or {}
-
-    def text(value, column):
-        if pd.isna(value):
-            return MISSING
-        return f"{value:.{digits[column]}f}" if column in digits else str(value)
-
-    return Shown({column: [text(v, column) for v in table[column]] for column in table})
+    texts = {name: ["" if pd.isna(value) else str(value) for value in table[name]] for name in table}
+    return Shown({name: [cell(text, digits.get(name)) for text in column] for name, column in texts.items()})
 
 
 class Shown(pd.DataFrame):

@@ -1,4 +1,4 @@
-"""Small networks to explain, and the outputs of the authors' code of L-CAM, TAME and T-TAME on two of them."""
+"""Small networks to explain, the outputs of the authors' code of L-CAM, TAME, T-TAME on two of them; training steps."""
 
 import contextlib
 import functools
@@ -15,7 +15,11 @@ from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.vgg import make_layers
 
+from lficam.training import loop
+from lficam.training.recipes import Recipe
+
 GOLDEN = Path(__file__).parent / "golden"
+RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01, milestones=(), seed=3, precision="float32")
 
 
 def block(inputs, outputs, kernel=3, stride=2, inplace=False):
@@ -169,3 +173,13 @@ def _as_float32(content):
     if isinstance(content, list):
         return [_as_float32(value) for value in content]
     return content.float() if torch.is_tensor(content) and content.dtype == torch.float16 else content
+
+
+def steps(model, optimizer, images, recipe=RECIPE, loss=None):
+    """One epoch's losses, on the device."""
+    found = []
+    for pixels, labels, _ in loop.train_batches(model, images, recipe, 0):
+        loop.set_rates(optimizer, recipe.lr, recipe.momentum)
+        terms, _ = loop.train_step(model, optimizer, pixels, labels, recipe, loss)
+        found.append(terms["total"].detach().clone())  # what is compiled is written over
+    return torch.stack(found)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lficam
-from benchmarks.checks import random_images
+from benchmarks.fast_path import random_images
 from lficam.data import datasets, resident, sources
 from lficam.training.loop import fit
 from lficam.training.recipes import Recipe

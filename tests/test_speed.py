@@ -1,16 +1,15 @@
-"""Compilation on request, with the same losses; steps for which a GPU never waits; the optimiser's kernel."""
+"""Compilation on request, with the same losses; the optimiser's kernel."""
 
 import dataclasses
 import shlex
 
 import pytest
 import torch
+from networks import RECIPE, steps
 
 import lficam
-from benchmarks.checks import RECIPE, random_images, steps, trainable
-from benchmarks.waits import Waits
+from benchmarks.fast_path import random_images
 from lficam.cli import main
-from lficam.data import resident
 from lficam.errors import InputError
 from lficam.models import checkpoints
 from lficam.training import loop, speed
@@ -109,34 +108,6 @@ def test_what_is_never_compiled(recipe, method, why, capsys):
 def test_compile_is_yes_or_no():
     with pytest.raises(InputError, match="compile: expected True or False, got 'auto'"):
         train(Job("plain", "resnet-8", recipe=Recipe(epochs=1)), compile="auto")
-
-
-# --- nothing in a step makes a GPU wait
-
-
-@pytest.mark.parametrize("method", ["plain", "abn", "lfi-cam", "l-cam-fm", "l-cam-img", "tame", "t-tame"])
-def test_no_step_waits(method):
-    model, images = trainable(torch.device("cpu"))[method], resident.place(random_images(20), "cpu")
-    with Waits() as seen:
-        steps(model.train(), loop.sgd(model, RECIPE), images)
-    assert seen.found == []
-
-
-@pytest.mark.parametrize(
-    ("call", "operation"),
-    [
-        (lambda x: x.sum().item(), "_local_scalar_dense"),
-        (lambda x: bool((x > 0).all()), "_local_scalar_dense"),
-        (lambda x: x[x > 0], "index"),
-        (lambda x: x.nonzero(), "nonzero"),
-        (lambda x: x.unique(), "_unique2"),
-        (lambda x: torch.as_tensor(1.0, dtype=x.dtype), "lift_fresh"),
-    ],
-)
-def test_what_waits_is_found(call, operation):
-    with Waits() as seen:
-        call(torch.rand(3))
-    assert operation in seen.found
 
 
 # --- the optimiser's kernel belongs to the device, not to the checkpoint

@@ -22,7 +22,7 @@ from lficam.training.recipes import Recipe, explainer_recipe, photos_recipe
 
 def test_help_is_quick():
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "lficam.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "lficam", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - started < 2  # 0.1 s on an idle machine; importing torch alone takes longer
     assert "publish" in done.stdout
 
@@ -382,9 +382,9 @@ def test_interrupted_scores_say_what_is_kept(home):
 @pytest.mark.parametrize(
     ("command", "step", "sentence"),
     [
-        ("train", "training.fit", "plain resnet-8 on photo-digits was interrupted: no epoch is kept, and "),
-        ("lr-find", "lr_range.train_step", "the learning-rate test was interrupted: it keeps nothing, and "),
-        ("train", "data.load", ""),
+        ("train", "training.jobs.fit", "plain resnet-8 on photo-digits was interrupted: no epoch is kept, and "),
+        ("lr-find", "training.lr_range.train_step", "the learning-rate test was interrupted: it keeps nothing, and "),
+        ("train", "data.datasets.load", ""),
     ],
 )
 def test_interrupted_before_there_is_anything(command, step, sentence, home, monkeypatch, capsys):
@@ -397,3 +397,44 @@ def test_interrupted_before_there_is_anything(command, step, sentence, home, mon
     expected = f"{sentence}the same command starts it again." if sentence else "interrupted."
     assert capsys.readouterr().err == f"lficam: {expected}\n"
     assert not list(home.glob("*.png"))
+
+
+LIBRARY = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from lficam.cli import main
+import lficam, torch
+model = lficam.create("plain", "resnet-8", 2)
+images = lficam.images(torch.rand(4, 3, 32, 32), [0, 1, 0, 1], classes=("a", "b"))
+made = {"tame": lficam.attach(model, "tame"), "grad-cam": lficam.baseline(model, "grad-cam")}
+assert len(lficam.score(made, images)) == 8
+few = ["--dataset", "photo-digits", "--count", "32", "--epochs", "1", "--size", "32"]
+assert main(["train", "--method", "plain", "--backbone", "resnet-8", *few]) == 0
+(best,) = map(str, __import__("pathlib").Path("runs").glob("*/*/best.pt"))
+score = ["score", "--classifier", best, "--baseline", "centre", "grad-cam", "--dataset", "photo-digits", "--count", "4"]
+assert main([*score, "--out", "scores.csv"]) == 0
+assert main(["explain", "photo.png", "--classifier", best, "--method", "grad-cam", "--size", "32"]) == 0
+print(*(main(command.split()) for command in sys.argv[1:]))
+"""
+
+
+def test_the_library_works_without_the_laboratory(tmp_path, pytestconfig):
+    """All of the extra `lab` is hidden; what needs it says in one sentence what to install."""
+    hidden = {"IPython", "ipykernel", "ipywidgets", "jinja2", "jupyter_client", "jupyterlab", "nbclient", "nbconvert"}
+    hidden |= {"nbformat", "papermill", "seaborn", "snakemake", "voila"}
+    shutil.copytree(pytestconfig.rootpath / "notebooks", tmp_path / "notebooks")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    code, commands = LIBRARY.replace("{hidden}", repr(hidden)), ["run 06_iou --profile smoke", "reproduce"]
+    environment = os.environ | {"LFICAM_HOME": str(tmp_path), "PYTHONPATH": str(pytestconfig.rootpath)}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code, *commands], **options)
+    assert done.stdout.endswith("2 2\n"), done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("lficam: ")]
+    assert len(told) == 2
+    for line in told:
+        assert "is not installed" in line
+        assert "`pip install 'lficam[lab]'`" in line

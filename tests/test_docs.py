@@ -264,7 +264,7 @@ def test_the_reference_has_the_public_names():
     made = generator().fill("<!-- api: maps.finish -->\nold\n<!-- end -->")
     assert "lficam.maps.finish(maps, size)\n    Raw maps (B, h, w) -> maps to look at" in made
     assert "old" not in made
-    assert "Frozen(network, mean, std, size, card, classes=None)" in generator().entry("classifiers.Frozen")
+    assert "Frozen(network, mean, std, size, card, classes=None)" in generator().entry("explainers.frozen.Frozen")
 
 
 def test_parameters_by_the_formulas_of_the_methods_page():

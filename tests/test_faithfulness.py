@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lficam import faithfulness
 from lficam.errors import InputError
+from lficam.metrics import faithfulness
 from lficam.metrics.faithfulness import (
     average_drop,
     average_gain,

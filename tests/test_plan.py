@@ -90,7 +90,7 @@ def test_another_version_of_the_package_finishes_its_notebooks_anew(home, monkey
     shutil.copytree(ROOT / "lficam", package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(files, "PACKAGE", package)
     training, notebook, _ = (step.id for step in plan.collect("smoke"))
-    for changed in ("maps.py", "tables/papers/ad_ic.csv"):
+    for changed in ("maps.py", "data/tables/papers/ad_ic.csv"):
         with (package / changed).open("a") as file:
             file.write("\n")
         again = [step.id for step in plan.collect("smoke")]

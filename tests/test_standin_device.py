@@ -117,7 +117,7 @@ def test_the_stand_in_counts_what_the_host_waits_for(standin):
     standin.waits.clear()
     evaluation.correct(x[None], torch.tensor([0], device=DEVICE))
     with pytest.raises(lficam.InputError):
-        measures.metrics.sparsity(x.view(1, 2, 2) * torch.nan)
+        measures.localisation.sparsity(x.view(1, 2, 2) * torch.nan)
     assert ("nonzero", "localisation.py") in {(what, place.partition(":")[0]) for what, place in standin.waits}
 
 

@@ -121,7 +121,7 @@ def test_a_file_holds_the_table_and_is_found_again(tmp_path, whole):
 def test_a_part_is_parsed_once(tmp_path, monkeypatch):
     """However many explainers there are."""
     read, lines = json.loads, []
-    monkeypatch.setattr("lficam.streaming.json.loads", lambda text: lines.append(text) or read(text))
+    monkeypatch.setattr("lficam.metrics.streaming.json.loads", lambda text: lines.append(text) or read(text))
     explainers, _ = made()
     with streaming.Part(tmp_path / "a.csv", {"order": list(explainers)}) as part:
         for number in range(5):
@@ -167,7 +167,7 @@ def test_a_torn_line_is_cut_off(tmp_path, whole, cut):
 
 def test_cut_before_the_table_was_finished(tmp_path, whole, monkeypatch):
     path = tmp_path / "a.csv"
-    for step in ("workspace.atomic", "leave_record"):
+    for step in ("files.atomic", "leave_record"):
         with monkeypatch.context() as patch:
             patch.setattr(f"lficam.metrics.streaming.{step}", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):

@@ -9,6 +9,9 @@ import re
 import sys
 import time
 
+LAB = ["IPython", "ipywidgets", "jinja2", "jupyter_client", "nbclient", "nbconvert", "nbformat", "papermill"]
+LAB += ["snakemake", "voila"]
+
 
 def main(argv=None):
     """Run one command and return the exit code: 0 success, 2 wrong input, 130 interrupted, else `RunError.code`."""
@@ -39,6 +42,8 @@ def main(argv=None):
         from ..lab.notebooks.run import RunError
         from ..progress import first
 
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in LAB:
+            error = InputError(f"{error.name} is not installed, which this needs: `pip install 'lficam[lab]'`.")
         if not isinstance(error, (InputError, RunError)):
             raise
         code = getattr(error, "code", 2)

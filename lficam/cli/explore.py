@@ -128,10 +128,10 @@ def _door(address):
     import tempfile
     from pathlib import Path
 
-    from . import workspace
-    from .errors import InputError
+    from .. import files
+    from ..errors import InputError
 
-    folder = workspace.root() / "reports"
+    folder = files.root() / "reports"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(".html", "explorer-", folder)

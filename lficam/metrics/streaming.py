@@ -18,6 +18,7 @@ import pandas as pd
 from .. import __version__, files
 from ..errors import InputError
 from ..models.checkpoints import file_hash
+from ..record import provenance
 from .configuration import differences, sha256
 
 _WHOLE = {"class", "pointing"}
@@ -224,7 +225,7 @@ def leave_record(path, config, failed, **more):
         note.unlink(missing_ok=True)
     record = {"configuration": config, "sha256": sha256(config), "file": file_hash(path), "failed": failed}
     with files.atomic(_beside(path, "json"), "w") as file:
-        json.dump(record | more | {"lficam": __version__} | record.provenance(), file, indent=1, ensure_ascii=False)
+        json.dump(record | more | {"lficam": __version__} | provenance(), file, indent=1, ensure_ascii=False)
 
 
 def nothing(failed):

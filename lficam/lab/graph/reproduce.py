@@ -6,6 +6,7 @@ what is killed locks nobody out, and names it. Steps end by themselves when it i
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import secrets
@@ -34,6 +35,8 @@ def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
     The report is written in any case. Raises `InputError` when another one runs, `RunError` with the first failure's
     exit code, 130 when interrupted.
     """
+    if importlib.util.find_spec("snakemake") is None:
+        raise InputError("snakemake is not installed, which the graph needs: `pip install 'lficam[lab]'`.")
     home = plan.folder(profile)
     choose("profile", profile, run.profiles())
     with locked(home, wait) as token:

@@ -141,6 +141,8 @@ def _as_yaml(value):
 
 def execute(plan):
     """Run a plan in a staging folder and put that in place when its record holds. Raises `InputError` or `RunError`."""
+    import papermill  # noqa: F401 - where it is not installed, nothing is begun
+
     started, folder, kernel = time.monotonic(), staging(plan.folder, plan.name), Kernel()
     try:
         sweep(plan.folder)

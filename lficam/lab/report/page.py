@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-
 from ... import files
 from ...plots import pictures
 from ...progress import duration
@@ -20,9 +18,13 @@ from .summary import headlines
 
 BROAD = 45  # characters: longer texts in a table are broken into lines
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex": "text/x-tex"}
-PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
+
+
+def _pages():
+    import jinja2  # not where errors are told, which is without the extra `lab` too
+
+    place = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=place, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def write_index(folder):
@@ -38,16 +40,20 @@ def write_index(folder):
     names |= {path.name.removesuffix(".failed.ipynb") for path in folder.glob("*.failed.ipynb")}
     sections = [Section(folder / name, place) for place, name in enumerate(sorted(names), 1)]
     done = [section for section in sections if section.record]
-    page = PAGES.get_template("page.html").render(
-        profile=folder.name,
-        place=f"{folder.parent.name}/{folder.name}/",
-        sections=sections,
-        finished=len(done),
-        took=duration(sum(section.seconds for section in done)),
-        summary=_summary(sections),
-        headlines=headlines(done),
-        deviations=_deviations(),
-        pairs=_pairs,
+    page = (
+        _pages()
+        .get_template("page.html")
+        .render(
+            profile=folder.name,
+            place=f"{folder.parent.name}/{folder.name}/",
+            sections=sections,
+            finished=len(done),
+            took=duration(sum(section.seconds for section in done)),
+            summary=_summary(sections),
+            headlines=headlines(done),
+            deviations=_deviations(),
+            pairs=_pairs,
+        )
     )
     with files.atomic(folder / "index.html") as file:
         file.write(page.encode("utf-8", "replace"))  # a damaged record may hold what UTF-8 cannot

@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(trained, tmp_path_factory):
-    command = [sys.executable, "-m", "lficam.cli", "explore", "--no-browser"]
+    command = [sys.executable, "-m", "lficam", "explore", "--no-browser"]
     with served(command, tmp_path_factory.mktemp("server"), LFICAM_HOME=str(trained)) as server:
         yield server.wait_for(r"http://127\.0\.0\.1:\d+/\?token=\w+")
 

@@ -83,7 +83,7 @@ def test_what_fails_stops_only_what_needs_it(home, capsys):
 
 
 def start(home):
-    command = [sys.executable, "-m", "lficam.cli", "reproduce", "--profile", "smoke", "--cores", "1"]
+    command = [sys.executable, "-m", "lficam", "reproduce", "--profile", "smoke", "--cores", "1"]
     pipes = {"env": os.environ | {"LFICAM_HOME": str(home)}, "stdout": subprocess.PIPE, "text": True}
     # The tests themselves may run in the background, where a shell has SIGINT ignored.
     return subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

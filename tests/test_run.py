@@ -217,7 +217,7 @@ def test_no_valid_record(home, earlier, cell, words):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_kills_the_kernel(home, number):
     toy(home, cells=["import os, time; open('pid', 'w').write(str(os.getpid())); print('ready'); time.sleep(60)"])
-    command = [sys.executable, "-m", "lficam.cli", "run", "01_toy", "--profile", "smoke"]
+    command = [sys.executable, "-m", "lficam", "run", "01_toy", "--profile", "smoke"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # The tests themselves may run in the background, where a shell has SIGINT ignored.
     runner = subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

@@ -355,7 +355,3 @@ def convert_checkpoint(arguments):
     options = _values("--option", arguments.option)
     target = arguments.out or arguments.source.removesuffix(".tar").removesuffix(".pth").removesuffix(".pt")
     print(convert(arguments.source, target, arguments.method, arguments.backbone, arguments.num_classes, **options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,7 @@ JOB = Job("lfi-cam", "resnet-8", train_count=64, validation_count=60, recipe=REC
 SCRIPT = """
 import os, torch
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # as conftest.py
-from lficam.training import Job, Recipe, train
+from lficam.training.jobs import Job, Recipe, train
 train(Job("lfi-cam", "resnet-8", train_count=64, validation_count=60,
           recipe=Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)))
 """

@@ -39,13 +39,13 @@ LINKED = [
 # Commands that are checked but not run, and why; on a page, `<!-- not run: REASON -->` before a block says the same.
 NOT_RUN = {
     r"^make ": "minutes to hours; here a dry run, and CI runs `make test`",
-    r"^lficam run \w": "a kernel for minutes; tests/test_notebooks.py runs every notebook with the profile smoke",
-    r"^lficam reproduce (?!.*--dry-run)": "minutes to days; tests/test_reproduce.py runs graphs of its own",
-    r"^lficam explore": "a page until Ctrl+C; tests/test_explorer.py and test_explorer_page.py open it",
-    r"^lficam plan --profile (cifar|paper)": "a minute; tests/test_plan.py reads every profile",
+    r"^lficam run \w": "a kernel for minutes; tests/lab/test_notebooks.py runs every notebook with the profile smoke",
+    r"^lficam reproduce (?!.*--dry-run)": "minutes to days; tests/lab/test_reproduce.py runs graphs of its own",
+    r"^lficam explore": "a page until Ctrl+C; tests/lab/test_explorer.py and test_explorer_page.py open it",
+    r"^lficam plan --profile (cifar|paper)": "a minute; tests/lab/test_plan.py reads every profile",
     r"imagenet|cifar10|stl10|catdog": "that data set is not in the repository",
     r"0123456789": "stands for a training of the reader",
-    r"^lficam convert ": "the authors' files are not in the repository; tests/test_convert.py has their like",
+    r"^lficam convert ": "their files are not in the repository; tests/explainers/test_convert.py has their like",
     r"^lficam explain .*--classifier resnet50": "would download weights",
 }
 

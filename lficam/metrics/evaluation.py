@@ -68,7 +68,6 @@ def dump(model, images, path, batch_size=256, workers=0, **facts):
     return open_dump(path)
 
 
-@exact()
 def one_class(predicted, labels, classes=None):
     """A sentence when all images are predicted as one class though their labels have more, else "".
 
@@ -86,6 +85,7 @@ def one_class(predicted, labels, classes=None):
     )
 
 
+@exact()
 def fgsm(model, pixels, labels, epsilon, space="pixels"):
     """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
 

@@ -15,7 +15,7 @@ from browser import chromium, keep_screenshot, needs_browser, served
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = needs_browser
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAME = "01_train_lficam"
 TOKEN = "of-this-test"
 PATIENCE = 120_000  # milliseconds

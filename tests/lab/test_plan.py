@@ -20,7 +20,7 @@ from lficam.lab.notebooks import run
 from lficam.models import attention
 from lficam.training.jobs import Job, Recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "reproduce.md").read_text()
 ROWS = [line.split(" | ") for line in DOCS.splitlines() if line.count("`lficam ") == 1 and line.startswith("| ")]
 ITEMS = {

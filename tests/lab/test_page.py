@@ -25,7 +25,7 @@ from lficam.lab.report.reading import difference, reading
 from lficam.lab.report.results import Report
 from lficam.plots import pictures
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOSTILE = '<script>alert("1")</script> & 50 % of_$x$ {y} ~^\\ #1 — Δ'
 
 

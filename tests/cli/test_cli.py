@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 from PIL import Image
-from test_run import finished, toy
 from torchvision import models
+from toys import finished, toy
 
 import lficam
 from lficam import cli, progress

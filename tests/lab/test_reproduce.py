@@ -311,7 +311,7 @@ def test_causes(tmp_path):
 
 
 def test_the_slurm_profile_is_of_the_snakefiles_rules():
-    root = Path(__file__).parents[1] / "workflow"
+    root = Path(__file__).parents[2] / "workflow"
     settings = yaml.safe_load((root / "profiles" / "slurm" / "config.yaml").read_text())
     lines = (files.PACKAGE / "lab" / "graph" / "Snakefile").read_text().splitlines()
     rules = {line.split()[1].rstrip(":") for line in lines if line[:5] == "rule "}

@@ -31,7 +31,7 @@ PIXELS = torch.tensor([[0.5, 0.25], [1.0, 0.75]]).expand(1, 3, 2, 2)
 
 @functools.cache
 def authors():
-    return torch.load(Path(__file__).parent / "golden" / "faithfulness.pt", weights_only=True)
+    return torch.load(Path(__file__).parents[1] / "golden" / "faithfulness.pt", weights_only=True)
 
 
 def unpacked(bits, shape=(224, 224)):

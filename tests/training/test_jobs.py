@@ -64,7 +64,7 @@ def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path)
 
 def kill_after_epoch(epoch, home):
     """Run the job in a process of its own and kill it, no warning given, once that epoch is on disk."""
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
     try:
         for _ in range(6000):
             logs = list(home.glob("runs/*/*/log.csv"))

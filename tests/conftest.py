@@ -10,6 +10,13 @@ from golden_fill import fill_
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
+HEAVY = ("test_notebooks.py", "test_sweep.py", "test_distributed.py", "test_reproduce.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes go first, so that no core is left with one of them alone."""
+    items.sort(key=lambda item: item.path.name not in HEAVY)
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):

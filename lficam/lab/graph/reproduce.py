@@ -36,7 +36,7 @@ def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
     exit code, 130 when interrupted.
     """
     if importlib.util.find_spec("snakemake") is None:
-        raise InputError("snakemake is not installed, which the graph needs: `pip install 'lficam[lab]'`.")
+        raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")  # `cli` says what to do
     home = plan.folder(profile)
     choose("profile", profile, run.profiles())
     with locked(home, wait) as token:

@@ -1,7 +1,7 @@
 # make reproduce               environment, then every notebook of the profile, then the report
 # make reproduce PROFILE=cifar another profile (a folder of notebooks/profiles)
 # make test                    environment, then every test, on all cores
-# make lint                    ruff over code and notebooks, and the order of the rooms
+# make lint                    ruff over code and notebooks, the order of the rooms, types
 PYTHON ?= python3
 PROFILE ?= desk
 VENV := .venv
@@ -20,6 +20,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lficam needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'

@@ -14,7 +14,7 @@ PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_m
 TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
 FULL = errno.ENOSPC, errno.EDQUOT
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
-_HELD = set()  # by this process, which its own locks do not keep out
+_HELD: set[str] = set()  # by this process, which its own locks do not keep out
 
 
 def root():

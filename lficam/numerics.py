@@ -19,7 +19,8 @@ from .errors import InputError
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _OPERATIONS = ("matmul", "conv", "rnn")
-_lock, _users, _before = threading.Lock(), 0, []  # explainers may be shared by threads
+_before: list = []
+_lock, _users = threading.Lock(), 0  # explainers may be shared by threads
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ Below: the plain classifier with Zhou et al.'s class activation map, then the tw
     logits, maps = model(pixels)          # pixels (B, 3, H, W) in [0, 1]; maps (B, 1, h, w)
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
     options: the method's own options of `create`, with their defaults. explains: whether `explain` gives its own map.
     """
 
-    options = {}  # noqa: RUF012 - read only
+    options: ClassVar[dict] = {}  # read only
     explains = True
 
     def __init__(self, backbone, mean=None, std=None):

@@ -28,7 +28,7 @@ from lficam.cli import explore, main
 from lficam.data import datasets
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
-from lficam.lab.explore import explorer, exploring
+from lficam.lab.explore import explorer, session
 from lficam.lab.photos import Opened, read_photo
 from lficam.maps import finish
 from lficam.metrics.faithfulness import keep_top
@@ -54,7 +54,7 @@ def session(photos):
     classifier = freeze(small(), size=32, classes=["cat", "dog", "owl", "fox", "hen"])
     torch.manual_seed(1)
     tame = Opened(lficam.attach(classifier, "tame"), 32, "tame of small")
-    return exploring.Session([tame, *exploring.training_free(classifier, 32)], [photos])
+    return session.Session([tame, *session.training_free(classifier, 32)], [photos])
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_map_is_computed_once_and_the_slider_costs_one_pass_of_one_image(sessi
 
 
 def test_memory_is_bounded(session, monkeypatch):
-    monkeypatch.setattr(exploring, "_KEPT", 2)
+    monkeypatch.setattr(session, "_KEPT", 2)
     for target in range(4):
         session.look("one/x.png", "tame of small", target)
     assert [session.knows("one/x.png", "tame of small", target) for target in range(4)] == [False, False, True, True]
@@ -177,7 +177,7 @@ def test_slow_methods_say_what_they_do_and_how_far_they_are(session, live):  # n
 def test_an_explainer_of_another_classifier_brings_its_classes(photos, live):  # noqa: ARG001
     two = {"five": freeze(small(5), size=32), "three": freeze(small(3, seed=1), size=32)}
     opened = [Opened(lficam.baseline(classifier, "centre"), 32, name) for name, classifier in two.items()]
-    panel = explorer.Panel(exploring.Session(opened, [photos / "one"]))
+    panel = explorer.Panel(session.Session(opened, [photos / "one"]))
     panel.target.value = 4
     panel.method.value = "three"
     assert len(panel.target.options) == 3
@@ -191,13 +191,13 @@ def test_two_image_sizes_are_refused(photos):
     classifier = freeze(small(), size=32)
     opened = [Opened(lficam.baseline(classifier, "centre"), size, str(size)) for size in (32, 64)]
     with pytest.raises(InputError, match=r"\[32, 64\] pixels"):
-        exploring.Session(opened, [photos])
+        session.Session(opened, [photos])
 
 
 def test_names_are_escaped(photos, live):  # noqa: ARG001
     names = [f"<script>{k}</script> & co" for k in range(5)]
     opened = Opened(lficam.baseline(freeze(small(), size=32, classes=names), "centre"), 32, "<b>")
-    panel = explorer.Panel(exploring.Session([opened], [photos / "one"]))
+    panel = explorer.Panel(session.Session([opened], [photos / "one"]))
     assert "<script>" not in panel.view.value
     assert "&lt;script&gt;" in panel.view.value
 
@@ -237,30 +237,30 @@ def test_explore_of_nothing(photos):
 
 def test_the_newest_finished_and_those_of_the_same_classifier(trained):
     _, (plain, lcam, tame) = trained
-    assert exploring.newest() == [tame, lcam]
+    assert session.newest() == [tame, lcam]
     cut = checkpoints.read(tame)
     cut["settings"]["job"]["recipe"]["epochs"] = 2  # of which one is done
     checkpoints.save(tame, cut)
     Path(lcam).write_bytes(b"damaged")
-    assert exploring.newest() == [plain]
+    assert session.newest() == [plain]
 
 
 def test_a_session_of_checkpoints_has_one_classifier_and_test_images(trained):
     _, (_, lcam, tame) = trained
-    session = exploring.open_session([tame, lcam])
-    assert len(session.photos) == exploring.TEST_IMAGES
+    session = session.open_session([tame, lcam])
+    assert len(session.photos) == session.TEST_IMAGES
     assert session.methods[:3] == [
         "tame of plain resnet-8",
         "l-cam-img of plain resnet-8",
         "grad-cam of plain resnet-8",
     ]
     assert session.classifier(session.methods[0]) is session.classifier(session.methods[1])
-    first = exploring.open_session([tame], first="rise").methods
+    first = session.open_session([tame], first="rise").methods
     assert first[:3] == ["rise of plain resnet-8", "tame of plain resnet-8", "grad-cam of plain resnet-8"]
 
 
 def test_a_network_by_name_sees_photographs():
-    session = exploring.open_session(classifier="mobilenet_v3_small", weights="random", size=64, first="centre")
+    session = session.open_session(classifier="mobilenet_v3_small", weights="random", size=64, first="centre")
     assert session.photos[0] == "chelsea.png"
     assert session.look("chelsea.png", session.methods[0]).pixels.shape == (3, 64, 64)
     assert "random" in session.method(session.methods[0]).warning
@@ -323,7 +323,7 @@ def test_the_check_leaves_no_gpu_taken(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     look = lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"])  # noqa: E731
     session = SimpleNamespace(photos=["a"], methods=["m"], look=look)
-    monkeypatch.setattr(exploring, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(session, "open_session", lambda *_, **__: session)
     monkeypatch.setattr(explore, "_serve", lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
     assert main(["explore", "--no-browser"]) == 0
     assert seen == ["", "3"]

@@ -31,7 +31,7 @@ def draw(axis: Axes, tile: Tile, size: float) -> None:
         axis.imshow(image)
     else:
         axis.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1)
-        axis.imshow(tile.map, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.65, interpolation="bilinear")
+        axis.imshow(np.asarray(tile.map), cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.65, interpolation="bilinear")
     if tile.mask is not None:
         axis.contour(tile.mask.numpy(), [0.5], colors="white", linewidths=0.8)
     axis.set_title(tile.title, fontsize=size, pad=2)

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from ..metrics.statistics import bootstrap
@@ -427,14 +428,20 @@ def _label(
     marks = [to([(x, low), (x, y), (x, high)]) for x, low, y, high in spans]
     covered = [Bbox([(x - 5 * point, y - 5 * point), (x + 5 * point, y + 5 * point)]) for _, (x, y), _ in marks]
     covered += [Bbox([(x - 2 * point, low), (x + 2 * point, high)]) for (x, low), _, (_, high) in marks]
+    frame = axis.get_window_extent()
+
+    def cover(text: Text) -> int:
+        box = text.get_window_extent()
+        return box.count_overlaps(covered) + 10 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+
     texts = []
     for name, (_, (x, y), _), colour in zip(names, marks, colours, strict=True):
         sides = []
         for away, ha in ((7, "left"), (-7, "right")):
             place = back((x + away * point, y)).tolist()
             sides.append(axis.text(place[0], place[1], name, fontsize=8, color=colour, ha=ha, va="center"))
-        best = min(sides, key=lambda text: text.get_window_extent().count_overlaps(covered))
-        next(text for text in sides if text is not best).remove()
+        best, other = sorted(sides, key=cover)
+        other.remove()
         texts.append(best)
     x, _, y, _ = zip(*spans, strict=True)
     line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 4}

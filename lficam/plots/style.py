@@ -62,7 +62,7 @@ STYLE: Any = {
 
 def look(name: str) -> Look:
     """The `Look` of a method; a variant, as "tame, 1 layer", has the colour of its method; others have grey."""
-    near = max((known for known in LOOKS if name.startswith(known)), key=len, default="")
+    near = max((known for known in LOOKS if name.startswith((f"{known},", f"{known}-"))), key=len, default="")
     return LOOKS[name] if name in LOOKS else LOOKS.get(near, Look(name))._replace(title=name, marker="")
 
 

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from networks import small
+from networks import TinyVGG, small
 from PIL import Image
-from torchvision.models import vgg11
 from tornado.ioloop import IOLoop
 
 import lficam
@@ -219,7 +218,7 @@ def test_explore_in_a_live_notebook_and_without_one(live, monkeypatch, capsys): 
 
 
 def test_a_classifier_that_does_not_explain_itself_is_a_sentence(photos, live):  # noqa: ARG001
-    panel = lficam.explore({"no explainer": vgg11(num_classes=3)}, photos / "one", size=64)
+    panel = lficam.explore({"no explainer": TinyVGG()}, photos / "one", size=64)  # which has a part named classifier
     assert "does not explain itself" in panel.status.value
     panel.method.value = panel.method.options[1]
     assert "lficam-after" in panel.view.value

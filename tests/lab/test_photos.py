@@ -142,11 +142,8 @@ def test_a_turned_photo_is_read_upright(tmp_path, orientation):
     expected = photos.read_photo(tmp_path / "upright.png", 16)
     assert torch.equal(photos.read_photo(tmp_path / "turned.png", 16), expected)
     assert np.array_equal(np.asarray(sources.open_rgb(tmp_path / "turned.png")), np.asarray(stored))
-
-
-def test_a_damaged_orientation_is_no_reason_to_refuse(tmp_path):
-    scene().save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
-    assert photos.read_photo(tmp_path / "x.jpg", 16).shape == (3, 16, 16)
+    stored.save(tmp_path / "damaged.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    assert photos.read_photo(tmp_path / "damaged.jpg", 16).shape == (3, 16, 16)  # no reason to refuse
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 20_000), (20_000, 2)])
@@ -196,10 +193,6 @@ def test_find_photos(tmp_path):
     found = photos.find_photos([tmp_path / "odd.name", tmp_path / "a.png", tmp_path])
     assert [p.relative_to(tmp_path).as_posix() for p in found] == ["odd.name", "a.png", "b/2.webp", "b/c/1.JPG"]
     assert photos.find_photos(str(tmp_path / "b"), skip=[tmp_path / "b/2.webp"])[0].name == "again.png"
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_a_pipe_is_no_photo(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"no photo or folder .*pipe.png"):
         photos.find_photos(tmp_path / "pipe.png")

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ...errors import InputError, reason
+from ...explainers.frozen import Frozen, freeze
 from ...plots.style import MAP_COLOURS
 from ...progress import headless, say
 from ..photos import Explanation, Opened, describe, doubts
@@ -74,8 +75,6 @@ def explore(explainers: Any = (), photos: Any = (), size: int | None = None) -> 
 
 def _in_memory(explainers: Mapping[str, Any], photos: Any, size: int | None) -> list[Opened]:
     """`photos.Opened` of explainers by name, and the training-free methods for the first one's classifier."""
-    from ...explainers.frozen import Frozen, freeze
-
     if not explainers:
         raise InputError("There is no explainer to explore: give {name: explainer}, or the path of a checkpoint.")
     opened = []
@@ -88,13 +87,13 @@ def _in_memory(explainers: Mapping[str, Any], photos: Any, size: int | None) -> 
 
 
 def still(session: Session) -> Figure:
-    """The first image, method and predicted class of a `session.Session` as a figure."""
+    """The first image, method and predicted class of a session as a figure."""
     method = session.methods[0]
     return explanation_panels(session.look(session.photos[0], method), method, session.method(method).warning)
 
 
 class Panel:
-    """Widgets on an `session.Session`; shown by being a cell's last value. `box` holds all of them.
+    """Widgets on a `session.Session`; shown by being a cell's last value. `box` holds all of them.
 
     photo, target, method, keep: the controls, which can be set by code as well: `panel.keep.value = 15`.
     status: what is being computed, or what went wrong; view: images and numbers, in HTML.

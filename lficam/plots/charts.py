@@ -175,22 +175,22 @@ def convention_bars(table: pd.DataFrame) -> Figure:
 
 @styled
 def iou_between_models(
-    reproduced: Mapping[tuple[str, str], pd.DataFrame], published: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    reproduced: Mapping[tuple[str, str], pd.DataFrame], published: tuple[pd.DataFrame, pd.DataFrame]
 ) -> Figure:
     """IoU between models (a) pair by pair and (b) on average; filled: ours with 95 % intervals, hollow: published.
 
     reproduced: {(method, title of the data set): table of `overlap.consensus`}. Of n models the line joins the n pairs
     of neighbours, the last model and the first among them; points at "other" are the rest. published: `published_iou`.
     """
-    per_model, mean = published or (None, None)
-    theirs = {} if mean is None else {(row.method, row.dataset): row.published for row in mean.itertuples()}
+    per_model, mean = published
+    theirs = {(row.method, row.dataset): row.published for row in mean.itertuples()}
     cases = list(dict.fromkeys([*reproduced, *theirs]))
     shapes = dict(zip(dict.fromkeys(dataset for _, dataset in cases), itertools.cycle("osD^vP"), strict=False))
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.2), gridspec_kw={"width_ratios": [1, 1.1]})
-    last = 5 if theirs else 1
+    last = 5  # of the published
     for method, dataset in cases:
         drawn = {"color": look(method).colour, "marker": shapes[dataset], "linewidth": 1.1, "markersize": 4.5}
-        if per_model is not None and (method, dataset) in theirs:
+        if (method, dataset) in theirs:
             line = per_model[(per_model.method == method) & (per_model.dataset == dataset)].published
             left.plot(range(1, len(line) + 1), line, ":", markerfacecolor="white", **drawn)
         if (method, dataset) in reproduced:
@@ -204,9 +204,8 @@ def iou_between_models(
     marks: list[Artist] = [Line2D([], [], color="#444444", marker=m, ls="", label=d) for d, m in shapes.items()]
     for method in dict.fromkeys(method for method, _ in cases):
         marks.append(Rectangle((0, 0), 1, 1, color=look(method).colour, label=look(method).title))
-    if theirs:
-        for label, face, hatch in (("ours", "#777777", ""), ("published", "white", "////")):
-            marks.append(Rectangle((0, 0), 1, 1, edgecolor="#777777", facecolor=face, hatch=hatch, label=label))
+    for label, face, hatch in (("ours", "#777777", ""), ("published", "white", "////")):
+        marks.append(Rectangle((0, 0), 1, 1, edgecolor="#777777", facecolor=face, hatch=hatch, label=label))
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
@@ -249,17 +248,16 @@ def _averages(
 
 
 @styled
-def iou_curve(curves: Mapping[str, Band], threshold: float | None = 100) -> Figure:
+def iou_curve(curves: Mapping[str, Band], threshold: float) -> Figure:
     """IoU over the threshold, with its interval. curves: {method: (thresholds, mean, low, high)}, of `overlap.band`.
 
-    threshold: the papers', marked; None: no mark.
+    threshold: the one that the tables take, marked.
     """
     figure, axis = plt.subplots(figsize=(3.8, 2.7))
     for method, (thresholds, mean, low, high) in curves.items():
         axis.plot(thresholds, mean, color=look(method).colour, linewidth=1.5, label=look(method).title)
         axis.fill_between(thresholds, low, high, color=look(method).colour, alpha=0.25, linewidth=0)
-    if threshold is not None:
-        axis.axvline(threshold, color="#444444", linewidth=0.8, linestyle="--")
+    axis.axvline(threshold, color="#444444", linewidth=0.8, linestyle="--")
     axis.set(xlabel="threshold (of 255)", ylabel="IoU", xlim=(0, 255), ylim=(0, 1.02))
     axis.legend(fontsize=8)
     return figure
@@ -290,7 +288,7 @@ def _better(axis: Axes, corner: str) -> None:
 
 
 @styled
-def quality_plane(rows: pd.DataFrame, percents: Sequence[int] = (100, 50, 15)) -> Figure:
+def quality_plane(rows: pd.DataFrame) -> Figure:
     """AD against IC, a panel per share of the pixels kept, with 95 % intervals; the best lie in the upper left.
 
     rows: of `scoring.summary`, columns explainer, measure ("AD 100", "IC 100" ...), reproduced, low, high. With
@@ -300,9 +298,8 @@ def quality_plane(rows: pd.DataFrame, percents: Sequence[int] = (100, 50, 15)) -
     close = [name for name in names if name not in ("random", "centre")]
     shown = [names, close] if close and len(close) < len(names) else [names]
     found = {(r.explainer, r.measure): (r.reproduced, r.low, r.high) for r in rows.itertuples()}
-    size = 2.4 * len(percents), 0.8 + 2.2 * len(shown)
-    figure, axes = plt.subplots(len(shown), len(percents), figsize=size, squeeze=False)
-    for (i, line), (k, percent) in itertools.product(enumerate(shown), enumerate(percents)):
+    figure, axes = plt.subplots(len(shown), 3, figsize=(7.2, 0.8 + 2.2 * len(shown)), squeeze=False)
+    for (i, line), (k, percent) in itertools.product(enumerate(shown), enumerate((100, 50, 15))):
         axis = axes[i, k]
         for name, own in looks(line).items():
             (x, left, right), (y, bottom, top) = (found[name, f"{measure} {percent}"] for measure in ("AD", "IC"))
@@ -359,11 +356,11 @@ def perturbation_curves(curves: Mapping[str, Mapping[str, Band]]) -> Figure:
     return figure
 
 
-def _lines(axis: Axes, lines: Mapping[str, Band], marks: int = 6) -> None:
-    """{explainer: (x, mean, low, high)} as lines with bands, and about so many marks, not all at the same places."""
+def _lines(axis: Axes, lines: Mapping[str, Band]) -> None:
+    """{explainer: (x, mean, low, high)} as lines with bands, and about six marks each, not all at the same places."""
     for i, (name, own) in enumerate(looks(lines).items()):
         x, mean, low, high = lines[name]
-        every = max(1, round(len(x) / marks))
+        every = max(1, round(len(x) / 6))
         style: dict[str, Any] = {
             "markevery": (i % every, every),
             "linestyle": "-" if own.trained else "--",

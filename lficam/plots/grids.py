@@ -65,12 +65,10 @@ def _grid(
 
 
 @styled
-def contact_sheet(
-    pixels: torch.Tensor, titles: Sequence[str], masks: torch.Tensor | None = None, columns: int = 8
-) -> Figure:
-    """Images (N, 3, H, W) in [0, 1] with a title each; masks bool (N, H, W): outlined in white."""
+def contact_sheet(pixels: torch.Tensor, titles: Sequence[str], masks: torch.Tensor | None = None) -> Figure:
+    """Images (N, 3, H, W) in [0, 1] with a title each, eight a row; masks bool (N, H, W): outlined in white."""
     tiles = [Tile(image, None, titles[i], None if masks is None else masks[i]) for i, image in enumerate(pixels)]
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    rows = [tiles[i : i + 8] for i in range(0, len(tiles), 8)]
     return _grid(rows, (0.95 * len(rows[0]), 1.1 * len(rows)))
 
 
@@ -152,16 +150,15 @@ def feature_importance(
     masked: torch.Tensor,
     weights: torch.Tensor,
     attention: torch.Tensor,
-    top: int = 6,
 ) -> Figure:
     """LFI-CAM step by step for one image: the most and the least important feature maps, the masks and the sum.
 
     pixels (3, H, W); grey (h, w); features, masked (C, h, w); weights (C,) importances; attention (h, w).
     """
     order = weights.argsort(descending=True)
-    chosen = [*order[: top - 2].tolist(), *order[-2:].tolist()]
+    chosen = [*order[:4].tolist(), *order[-2:].tolist()]
     figure = plt.figure(figsize=(7.4, 3.6))
-    grid = figure.add_gridspec(3, top + 2, width_ratios=[1.15, *[1] * top, 1.15], height_ratios=[1, 1, 0.8])
+    grid = figure.add_gridspec(3, 8, width_ratios=[1.15, *[1] * 6, 1.15], height_ratios=[1, 1, 0.8])
 
     def show(place: Any, values: torch.Tensor, title: str, **colours: Any) -> None:
         axis = figure.add_subplot(place)
@@ -175,7 +172,7 @@ def feature_importance(
         limit = float(masked.abs().max()) or 1.0
         show(grid[0, column], features[k], f"$F_{{{k}}}$", cmap=MAP_COLOURS)
         show(grid[1, column], masked[k], f"$w$={weights[k]:.3f}", cmap="RdBu_r", vmin=-limit, vmax=limit)
-    show(grid[0:2, top + 1], attention, "$M$", cmap=MAP_COLOURS, vmin=0, vmax=1)
+    show(grid[0:2, 7], attention, "$M$", cmap=MAP_COLOURS, vmin=0, vmax=1)
     bars = figure.add_subplot(grid[2, :])
     bars.bar(np.arange(len(weights)), weights[order].numpy(), color=LOOKS["lfi-cam"].colour, width=1.0)
     bars.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="equal importance 1/C")

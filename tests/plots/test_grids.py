@@ -24,7 +24,7 @@ def test_maps_side_by_side():
 
 
 def test_contact_sheet():
-    figure = grids.contact_sheet(torch.rand(10, 3, 8, 8), list("abcdefghij"), columns=8)
+    figure = grids.contact_sheet(torch.rand(10, 3, 8, 8), list("abcdefghij"))
     assert [axis.get_title() for axis in figure.axes][:10] == list("abcdefghij")
     assert [len(axis.images) for axis in figure.axes] == [1] * 10 + [0] * 6
 

@@ -192,7 +192,7 @@ def run_notebooks(arguments):
     elif len(arguments.notebooks) == 1:
         run(arguments.notebooks[0], arguments.profile, _values("--set", arguments.set), arguments.timeout)
     elif arguments.set:
-        raise InputError("--set belongs to one notebook: name it, as in `lficam run 03_lcam --set epochs=1`.")
+        raise InputError("--set belongs to one notebook: name it, as in `lficam run 03_lcam --set seed=2`.")
     else:
         run_all(arguments.notebooks, arguments.profile, arguments.timeout)
 
@@ -234,7 +234,7 @@ def _job(arguments):
     """The job that the options of `train` and `lr-find` describe."""
     from ..errors import check_numbers
     from ..training.jobs import Job
-    from ..training.recipes import Recipe, authors_recipe, explainer_recipe, photos_recipe
+    from ..training.recipes import Recipe, explainer_recipe, find, photos_recipe
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
@@ -252,7 +252,7 @@ def _job(arguments):
         weights=arguments.weights,
     )
     if arguments.authors:
-        recipe = authors_recipe(job.method, job.dataset, job.backbone, **given)
+        recipe = find("authors", job.method, job.dataset, str(job.backbone), **given)
     else:
         own = photos_recipe if job.dataset == "folder" else Recipe
         recipe = (explainer_recipe if job.explains else own)(**given)
@@ -279,7 +279,7 @@ def find_lr(arguments):
     from ..errors import InputError
     from ..files import atomic
     from ..numerics import exact
-    from ..plots.curves import lr_curve
+    from ..plots.charts import lr_curve
     from ..training.jobs import relabelled
     from ..training.loop import best_device, memory_format
     from ..training.lr_range import lr_range

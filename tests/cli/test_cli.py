@@ -149,7 +149,7 @@ def test_train_evaluate_dump_and_compare(home, capsys):
         (["train", "--method", "abn", "--backbone", "resnet-8", "--dataset", "cifar"], "did you mean 'cifar10'"),
         (
             ["train", "--method", "abn", "--backbone", "resnet-8", "--authors"],
-            "No authors' recipe for abn on photo-digits",
+            "No recipe 'authors' for abn on photo-digits",
         ),
         (["train", "--method", "abn", "--backbone", "resnet-8", "--lr", "-1"], "lr: expected a number above 0"),
         (["evaluate", "nowhere.pt"], "No checkpoint nowhere.pt"),

@@ -69,7 +69,7 @@ def test_steps_come_after_what_they_need(smoke):
 def test_other_settings_are_another_step(smoke):
     ids = {step.id for step in smoke}
     assert {step.id for step in plan.collect("smoke")} == ids
-    other = {step.id for step in plan.collect("smoke", {"03_lcam": {"lr": 0.02}})}
+    other = {step.id for step in plan.collect("smoke", {"03_lcam": {"changes": {"lr": 0.02}}})}
     changed = sorted(name.rpartition("-")[0] for name in other - ids)
     assert len(changed) == 8  # seven explainers and the notebook, not the classifiers
     assert sum(name.startswith("train-photo-digits-l-cam") for name in changed) == 7
@@ -129,8 +129,8 @@ def test_fresh_and_wrong_cells_are_one_sentence(copied):
         plan.collect("smoke", {"03_lcam": {"fresh": True}})
     book = copied / "notebooks" / "03_lcam.ipynb"
     text = book.read_text()
-    book.write_text(text.replace("training.Job(", "training.Jobs("))
-    cell = "from lficam.training import jobs as training"
+    book.write_text(text.replace("recipes.find(", "recipes.fund("))
+    cell = "from lficam.training import recipes, sweep"
     with pytest.raises(InputError, match=rf"03_lcam: its cell `{cell}`, .* failed: AttributeE"):
         plan.collect("smoke")
     with pytest.raises(InputError, match="Unknown profile 'smok'"):

@@ -142,8 +142,8 @@ def load(
 def _check(asked):
     """The maker of the data set that is asked for, if the question makes sense."""
     make = choose("data set", asked.name, _MAKERS)
-    choose("split", asked.split, dict.fromkeys(SPLITS))
-    choose("recipe", asked.recipe, dict.fromkeys(("classifier", "explainer")))
+    choose("split", asked.split, SPLITS)
+    choose("recipe", asked.recipe, ("classifier", "explainer"))
     check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
     if asked.list_file is not None and make is not _folder:
         raise InputError(

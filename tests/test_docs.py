@@ -261,8 +261,8 @@ def test_the_reference_has_the_public_names():
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in lficam.__all__:
         assert f"\n### {name}\n" in text
-    made = generator().fill("<!-- api: maps.finish -->\nold\n<!-- end -->")
-    assert "lficam.maps.finish(maps, size)\n    Raw maps (B, h, w) -> maps to look at" in made
+    made = generator().fill("<!-- api: maps.span -->\nold\n<!-- end -->")
+    assert "lficam.maps.span(x: Tensor)\n    Maximum minus minimum" in made
     assert "old" not in made
     assert "Frozen(network, mean, std, size, card, classes=None)" in generator().entry("explainers.frozen.Frozen")
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from lficam.errors import InputError
-from lficam.maps import check_finite, check_pixels, check_range, finish, full_precision, minmax, upsample, weighted_sum
+from lficam.maps import (
+    check_finite,
+    check_pixels,
+    check_range,
+    full_precision,
+    minmax,
+    normalise_and_upsample,
+    upsample,
+    weighted_sum,
+)
 
 
 def test_minmax_by_hand():
@@ -30,7 +39,7 @@ def test_upsampling_does_not_align_corners():
 
 def test_finish_normalises_before_upsampling():
     maps = torch.tensor([[[0.0, 5.0], [5.0, 10.0]]])
-    torch.testing.assert_close(finish(maps, 4), upsample(maps / 10, 4))
+    torch.testing.assert_close(normalise_and_upsample(maps, 4), upsample(maps / 10, 4))
 
 
 def test_rounding_is_no_reason_to_refuse_pixels():

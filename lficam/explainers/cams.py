@@ -14,7 +14,7 @@ import copy
 import torch
 
 from ..errors import InputError, choose, positive
-from ..maps import check_finite, weighted_sum, wide
+from ..maps import at_least_float32, check_finite, weighted_sum
 from ..numerics import exact
 from .features import choose_layers, suggest, tap
 
@@ -85,7 +85,7 @@ def scores(logits, target, kind):
 
     A class that cannot be (probability 0) scores 0: its maps are constant, not NaN.
     """
-    values = wide(logits).softmax(1) if kind == "probability" else wide(logits)
+    values = at_least_float32(logits).softmax(1) if kind == "probability" else at_least_float32(logits)
     return values.gather(1, target.expand(len(values))[:, None])[:, 0]
 
 
@@ -129,7 +129,7 @@ class GradCAM(Baseline):
             target = logits.argmax(1) if target is None else target.clone()
             y = scores(logits, target, self.score)
             (gradients,) = torch.autograd.grad(y.sum(), cut)
-        maps = self.combine(wide(cut[0].detach()), wide(gradients)).relu()
+        maps = self.combine(at_least_float32(cut[0].detach()), at_least_float32(gradients)).relu()
         return maps.where((y.detach() < torch.inf)[:, None, None], torch.nan)  # gradients of NaN look like any others
 
     def combine(self, maps, gradients):
@@ -182,7 +182,7 @@ class AblationCAM(Baseline):
         images = self.classifier.normalise(pixels)
         maps, logits = self._tap(images)
         target = logits.argmax(1) if target is None else target
-        y, lost = scores(logits, target, self.score), torch.zeros_like(wide(maps[:, :, 0, 0]))
+        y, lost = scores(logits, target, self.score), torch.zeros_like(at_least_float32(maps[:, :, 0, 0]))
         at_once = self.batch_size or max(1, 2 ** (22 if maps.device.type == "cpu" else 26) // maps[0].numel())
         for i in range(len(maps)):
             used = maps[i].flatten(1).any(1).nonzero()[:, 0]  # without a map of zeros nothing is lost

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InputError, check_numbers, choose, is_a, positive
-from ..maps import full_precision, minmax, weighted_sum, wide
+from ..maps import at_least_float32, full_precision, minmax, weighted_sum
 from .cams import SCORES, Baseline, find_layer, scores
 from .features import run
 
@@ -104,7 +104,7 @@ class ScoreCAM(Masked):
         how, canvas = self.how, self._canvas(pixels)
         maps, logits = self._tap(self.classifier.normalise(pixels), stop=target is not None)
         target = logits.argmax(1) if target is None else target
-        maps = wide(maps)
+        maps = at_least_float32(maps)
         shapes = minmax(maps) if how.lift else maps.relu() / span(maps.relu())
         first, kinds = distinct(shapes, blank=how.softmax)
         rows, weights = shapes.flatten(0, 1), []

@@ -15,7 +15,7 @@ import torch
 
 from ..data.datasets import batches
 from ..errors import InputError, check_fields, choose
-from ..maps import finish, minmax, upsample
+from ..maps import minmax, normalise_and_upsample, upsample
 from ..numerics import exact
 from . import faithfulness
 from .measures import fetch
@@ -30,7 +30,7 @@ CHOICES = {
     "average": ("images", "sums"),
 }
 SCALES = {
-    "minmax-upsample": finish,
+    "minmax-upsample": normalise_and_upsample,
     "upsample-minmax": lambda maps, size: minmax(upsample(maps, size)),
     "sigmoid": lambda maps, size: upsample(torch.sigmoid(maps.float()), size),
 }

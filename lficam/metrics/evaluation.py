@@ -10,7 +10,7 @@ from ..data.datasets import batches
 from ..errors import InputError, choose
 from ..explainers.features import run
 from ..losses import correct
-from ..maps import finish
+from ..maps import normalise_and_upsample
 from ..numerics import exact
 from .dumps import open_dump, writer
 
@@ -161,7 +161,7 @@ def _floats(network):
 
 def finished_maps(predictions, images):
     """Maps at image size: min-max normalised, then upsampled, (N, size, size) in [0, 1]."""
-    return finish(predictions.maps, images.size)
+    return normalise_and_upsample(predictions.maps, images.size)
 
 
 @exact()

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError, choose
 from ..explainers.features import tap
-from ..maps import ROUNDING, finish
+from ..maps import ROUNDING, normalise_and_upsample
 from . import faithfulness, localisation
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
@@ -95,7 +95,7 @@ def _measure(plan, explainers, classifier, pixels, ids, masks):
     classes = logits.argmax(1)
     clean = faithfulness.class_scores(logits, classes, check=False)
     raw = {name: _shaped(found, name, ids).to(pixels.device) for name, found, _ in raw}
-    maps = {name: finish(found, pixels.shape[2:]) for name, found in raw.items()}
+    maps = {name: normalise_and_upsample(found, pixels.shape[2:]) for name, found in raw.items()}
     answers = ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
     columns = {}
     for name, own in maps.items():

@@ -18,7 +18,7 @@ from lficam.errors import InputError
 from lficam.explainers import features, frozen
 from lficam.explainers.controls import METHODS
 from lficam.lab import photos
-from lficam.maps import finish, minmax, upsample
+from lficam.maps import minmax, normalise_and_upsample, upsample
 from lficam.metrics import scoring
 
 CLASSES = 5
@@ -469,7 +469,7 @@ def test_an_impossible_class_has_a_map_without_nan(classifier, pixels, method):
     options = {"score": "probability"} if method in ("grad-cam", "layer-cam", "ablation-cam") else {}
     maps = make(classifier, method, **options)(pixels, 0)
     assert maps.eq(0).all()
-    assert finish(maps, 16).eq(0).all()
+    assert normalise_and_upsample(maps, 16).eq(0).all()
 
 
 @pytest.mark.parametrize("method", EXPLAINERS)
@@ -482,7 +482,9 @@ def test_maps_without_range_are_finite(classifier, pixels, method, bias):
     for layer in ["relu2", "last"] if method in LAYERED else [None]:
         maps = make(classifier, method, layer)(pixels, 1)
         assert maps.isfinite().all()
-        assert method in ("rise", "layer-cam") or finish(maps, 16).eq(0).all()  # these follow place, too
+        assert (
+            method in ("rise", "layer-cam") or normalise_and_upsample(maps, 16).eq(0).all()
+        )  # these follow place, too
 
 
 @pytest.mark.parametrize("protocol", ["authors", "paper", "torchcam", "grad-cam"])

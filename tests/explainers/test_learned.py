@@ -20,7 +20,7 @@ from torchvision import models
 import lficam
 from lficam.explainers.learned import METHODS, Settings
 from lficam.losses import mask_area, mask_variation
-from lficam.maps import finish, minmax, upsample
+from lficam.maps import minmax, normalise_and_upsample, upsample
 from lficam.models.authors import explainer_state
 
 
@@ -111,7 +111,7 @@ def explains_as(explainer, expected):
     classes = logits.argmax(1)
     assert classes.tolist() == expected["class_idx"]
     close(logits.softmax(1)[range(4), classes], expected["y"])
-    masked = explainer.classifier(pixels * finish(maps[:, 0], 224)[:, None])
+    masked = explainer.classifier(pixels * normalise_and_upsample(maps[:, 0], 224)[:, None])
     close(masked.softmax(1)[range(4), classes], expected["y_masked"][0])
     close(explainer(pixels), maps[:, 0], atol=0)
     close(explainer(pixels, classes), maps[:, 0], atol=0)

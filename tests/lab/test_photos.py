@@ -16,7 +16,7 @@ from lficam.errors import InputError
 from lficam.explainers import controls
 from lficam.explainers import frozen as classifiers
 from lficam.lab import photos
-from lficam.maps import finish
+from lficam.maps import normalise_and_upsample
 from lficam.models import checkpoints
 from lficam.models.resnets import load
 
@@ -268,7 +268,7 @@ def passes(network):
 def check(explanations, pixels, classifier, maps):
     """Against the same, computed class by class."""
     for each, raw in zip(explanations, maps, strict=True):
-        masked = pixels * finish(raw[None], 32)[0]
+        masked = pixels * normalise_and_upsample(raw[None], 32)[0]
         expected = [classifier(image[None]).softmax(1)[0, each.index].item() for image in (pixels, masked)]
         assert [each.before, each.after] == pytest.approx(expected, rel=1e-4)
         assert torch.allclose(each.raw, raw, atol=1e-5)

@@ -29,7 +29,7 @@ import lficam
 from lficam import cli, losses, maps
 from lficam.data import datasets
 from lficam.explainers import convert, frozen
-from lficam.explainers.cams import Baseline
+from lficam.explainers.baseline import Baseline
 from lficam.lab import photos
 from lficam.lab.explore.explorer import explore
 from lficam.lab.graph import plan

@@ -17,7 +17,8 @@ import torch
 
 from ..data.datasets import Images, batches
 from ..errors import InputError, choose
-from ..explainers.cams import Baseline
+from ..explainers.baseline import Baseline
+from ..explainers.learned import Explainer
 from ..explainers.perturbation import channels_last
 from ..files import locked
 from ..maps import normalise_and_upsample
@@ -264,7 +265,7 @@ def cost(explainers, images, count=16, repeats=5):
         pixels = images.pixels(range(count)).to(device)
         alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
         whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
-        passes = getattr(explainer, "forward_passes", 1 if hasattr(explainer, "mechanism") else None)
+        passes = getattr(explainer, "forward_passes", 1 if isinstance(explainer, Explainer) else None)
         seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
         rows.append({"explainer": name} | seconds | {"forward_passes": passes})
     return pd.DataFrame(rows)
@@ -315,7 +316,7 @@ def side_by_side(explainer, images, count=200, batch_size=50, right=True):
         )
     scenes, classes = torch.cat([pixels[at], pixels[at + 1]], 3), torch.stack([labels[at], labels[at + 1]], 1)
     parts = zip(scenes.split(batch_size), classes.split(batch_size), strict=True)
-    raw = torch.cat([explainer.explain(part, wanted)[0] for part, wanted in parts])
+    raw = torch.cat([explainer.maps_and_logits(part, wanted)[0] for part, wanted in parts])
     maps = normalise_and_upsample(raw.flatten(0, 1), scenes.shape[2:]).unflatten(0, raw.shape[:2])
     left = maps[..., : scenes.shape[2]].sum((2, 3)) / maps.sum((2, 3)).clamp(min=1e-12)
     share = torch.stack([left[:, 0], 1 - left[:, 1]], 1)

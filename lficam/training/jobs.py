@@ -26,7 +26,7 @@ from ..explainers import learned
 from ..explainers.load import load
 from ..metrics.evaluation import one_class, predict, predicted_labels
 from ..models import checkpoints
-from ..models.attention import create
+from ..models.registry import create
 from ..numerics import exact
 from ..progress import say
 from .distributed import joined, world
@@ -201,7 +201,7 @@ def tell_one_class(run, validation, seen, workers=0):
     """
     predicted = seen.labels
     if seen is validation:
-        if hasattr(run.model, "mechanism"):
+        if isinstance(run.model, learned.Explainer):
             return
         hits = round(max(row["validation_accuracy"] for row in run.history) * len(validation))
         if hits not in validation.labels.bincount():  # then it is not one class
@@ -246,7 +246,7 @@ def relabelled(model, images, workers=0):
 
     Raises `InputError` for true labels that the classifier has no class for.
     """
-    if not hasattr(model, "mechanism"):
+    if not isinstance(model, learned.Explainer):
         return images
     if model.settings.labels == "truth":
         if len(images.classes) != model.classifier.num_classes:

@@ -13,12 +13,12 @@ from PIL import ExifTags, Image
 import lficam
 from lficam.data import datasets, sources
 from lficam.errors import InputError
-from lficam.explainers import controls
+from lficam.explainers import controls, registry
 from lficam.explainers import frozen as classifiers
 from lficam.lab import photos
 from lficam.maps import normalise_and_upsample
 from lficam.models import checkpoints
-from lficam.models.resnets import load
+from lficam.models.imagenet import load
 
 
 def scene(height=24, width=32):
@@ -327,7 +327,7 @@ def test_explain_by_a_baseline_that_needs_gradients(plain, monkeypatch):
             scores = self.classifier(pixels).gather(1, target[:, None]).sum()
             return torch.autograd.grad(scores, pixels)[0].abs().sum(1)
 
-    monkeypatch.setitem(controls.METHODS, "gradient", Gradient)
+    monkeypatch.setitem(registry.METHODS, "gradient", Gradient)
     explainer = lficam.baseline(classifiers.freeze(plain), "gradient")
     one, two = photos.explain_photo(explainer, noise(), [1, 2])
     assert one.raw.shape == (32, 32)

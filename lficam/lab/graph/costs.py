@@ -19,8 +19,8 @@ from ...data.datasets import _DATASETS, ONCE
 from ...errors import InputError, choose
 from ...explainers import frozen as classifiers
 from ...explainers import learned
-from ...models import attention
-from ...models.resnets import load
+from ...models.imagenet import load
+from ...models.registry import create
 from ...progress import duration
 from ..notebooks import run
 from ..notebooks.finished import read_record
@@ -133,11 +133,11 @@ def _count(network, own, classes, size):
     (kind, backbone, settings), (method, options, layers) = json.loads(network), json.loads(own)
     try:
         if method in learned.METHODS:
-            base = attention.create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
+            base = create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
             frozen = classifiers.freeze(base, size=size)
             model = learned.attach(frozen, method, layers or None, **options)
         else:
-            model = attention.create(method, backbone, classes, **options)
+            model = create(method, backbone, classes, **options)
     except InputError:
         return None
     model.to("meta").train()

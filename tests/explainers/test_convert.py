@@ -31,7 +31,7 @@ def test_converted_weights_give_the_authors_outputs(golden, source, tmp_path):
     output = lficam.load(path)(reference["x"])
     torch.testing.assert_close(output.logits, reference["eval"]["logits"], rtol=0, atol=1e-4)
     path.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match="is not a checkpoint of lficam: no card, lfi.json, lies beside it"):
+    with pytest.raises(InputError, match="is not a checkpoint of lficam: no card, lfi"):
         lficam.load(path)
 
 

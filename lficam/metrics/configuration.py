@@ -19,7 +19,6 @@ from .. import __version__
 from ..errors import InputError
 from ..explainers.baseline import Baseline
 from ..explainers.features import Layer
-from ..explainers.learned import Explainer
 from ..models.checkpoints import digest
 
 PACKAGE = __name__.partition(".")[0]
@@ -67,7 +66,7 @@ def describe(explainer):
 
     Raises `InputError` where something in it cannot be recognised again by its content.
     """
-    if isinstance(explainer, Explainer):  # its classifier is described beside it
+    if hasattr(explainer, "mechanism"):  # its classifier is described beside it
         settings = dataclasses.asdict(explainer.settings) | {"layers": _plain(explainer.layers)}
         return {"kind": _name(explainer), "weights": digest(explainer.state_dict())} | settings
     if isinstance(explainer, functools.partial):
@@ -119,7 +118,7 @@ def _plain(value):
         return sorted((_plain(item) for item in value), key=json.dumps)
     if isinstance(value, types.ModuleType):
         return value.__name__
-    if isinstance(value, (Baseline, Explainer)):  # inside of another explainer
+    if isinstance(value, Baseline) or hasattr(value, "mechanism"):  # inside of another explainer
         return describe(value) | {"classifier": _plain(value.classifier)}
     if isinstance(value, nn.Module):
         return {"kind": _name(value), "weights": digest(value.state_dict()), "function": function(value)}

@@ -15,7 +15,6 @@ import torch
 
 from ..data.datasets import batches
 from ..errors import InputError, check_fields, choose
-from ..explainers.learned import Explainer
 from ..maps import minmax, normalise_and_upsample, upsample
 from ..numerics import exact
 from . import faithfulness
@@ -133,7 +132,7 @@ def _explained(explainer, pixels, labels):
     once; others are called again where the classes differ.
     """
     classifier, truth = explainer.classifier, [] if labels is None else [labels]
-    if isinstance(explainer, Explainer):
+    if hasattr(explainer, "mechanism"):
         features, logits = explainer.eval().features(pixels, stop=False)
         classes = [logits.argmax(1), *truth]
         maps = explainer.mechanism(features, torch.stack(classes, 1)).unbind(1)

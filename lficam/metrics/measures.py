@@ -13,7 +13,6 @@ import torch
 
 from ..errors import InputError, choose
 from ..explainers.features import tap
-from ..explainers.learned import Explainer
 from ..maps import ROUNDING, normalise_and_upsample
 from . import faithfulness, localisation
 
@@ -127,7 +126,7 @@ def shared_maps(explainers, classifier, pixels):
 
     Explainers of feature maps share that pass; others are called.
     """
-    trained = {name: e for name, e in explainers.items() if isinstance(e, Explainer)}
+    trained = {name: e for name, e in explainers.items() if hasattr(e, "mechanism")}
     wanted = {layer.name for explainer in trained.values() for layer in explainer.layers}
     layers, maps = [layer for layer in classifier.layers if layer.name in wanted], {}
     with torch.inference_mode():

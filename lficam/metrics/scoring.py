@@ -18,7 +18,6 @@ import torch
 from ..data.datasets import Images, batches
 from ..errors import InputError, choose
 from ..explainers.baseline import Baseline
-from ..explainers.learned import Explainer
 from ..explainers.perturbation import channels_last
 from ..files import locked
 from ..maps import normalise_and_upsample
@@ -265,7 +264,7 @@ def cost(explainers, images, count=16, repeats=5):
         pixels = images.pixels(range(count)).to(device)
         alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
         whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
-        passes = getattr(explainer, "forward_passes", 1 if isinstance(explainer, Explainer) else None)
+        passes = getattr(explainer, "forward_passes", 1 if hasattr(explainer, "mechanism") else None)
         seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
         rows.append({"explainer": name} | seconds | {"forward_passes": passes})
     return pd.DataFrame(rows)

@@ -201,7 +201,7 @@ def tell_one_class(run, validation, seen, workers=0):
     """
     predicted = seen.labels
     if seen is validation:
-        if isinstance(run.model, learned.Explainer):
+        if hasattr(run.model, "mechanism"):
             return
         hits = round(max(row["validation_accuracy"] for row in run.history) * len(validation))
         if hits not in validation.labels.bincount():  # then it is not one class
@@ -246,7 +246,7 @@ def relabelled(model, images, workers=0):
 
     Raises `InputError` for true labels that the classifier has no class for.
     """
-    if not isinstance(model, learned.Explainer):
+    if not hasattr(model, "mechanism"):
         return images
     if model.settings.labels == "truth":
         if len(images.classes) != model.classifier.num_classes:

@@ -3,7 +3,6 @@
 import torch
 
 from ..errors import InputError, reason
-from ..explainers.learned import Explainer
 from ..progress import say
 
 
@@ -14,7 +13,7 @@ def compiled(model, recipe):
     the classifier torch.compile cannot follow: that is said, and the result None. Its first call raises `InputError`
     where compiling fails.
     """
-    refusal = "an explainer hooks into its classifier" if isinstance(model, Explainer) else ""
+    refusal = "an explainer hooks into its classifier" if hasattr(model, "mechanism") else ""
     refusal = "the recipe is deterministic" if recipe.deterministic else refusal
     if refusal:
         say(f"compile: {refusal}, so the training is not compiled.")

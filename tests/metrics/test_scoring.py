@@ -109,7 +109,7 @@ class Halves:
     def __init__(self, classifier):
         self.classifier = classifier
 
-    def explain(self, pixels, classes):  # noqa: ARG002
+    def maps_and_logits(self, pixels, classes):  # noqa: ARG002
         maps = torch.zeros(*classes.shape, 4, 8)
         maps[:, 0, :, :4] = 1
         maps[:, 1, :, 4:] = 1

@@ -265,7 +265,7 @@ def test_the_reference_has_the_public_names():
     made = generator().fill("<!-- api: maps.span -->\nold\n<!-- end -->")
     assert "lficam.maps.span(x: Tensor)\n    Maximum minus minimum" in made
     assert "old" not in made
-    assert "Frozen(network: nn.Module, mean: Numbers, " in generator().entry("explainers.frozen.Frozen")
+    assert "Frozen(network: nn.Module, mean: Scale, " in generator().entry("explainers.frozen.Frozen")
 
 
 def test_parameters_by_the_formulas_of_the_methods_page():

@@ -1,11 +1,6 @@
-"""Training-free explainers by the feature maps F of one layer, and by their gradients.
+"""Training-free explainers by the feature maps F_k of one layer, and by their gradients g_k = dy/dF_k.
 
-y is the logit or the probability of the class, g = dy/dF.
-
-    Grad-CAM       ReLU(sum_k mean(g_k) F_k)                        Selvaraju et al., ICCV 2017
-    Grad-CAM++     ReLU(sum_k sum(alpha_k ReLU(g_k)) F_k)           Chattopadhay et al., WACV 2018
-    LayerCAM       ReLU(sum_k ReLU(g_k) F_k)                        Jiang et al., TIP 2021
-    Ablation-CAM   ReLU(sum_k (y - y(without F_k)) / y F_k)         Desai and Ramaswamy, WACV 2020
+y is the logit or the probability of the class.
 """
 
 import contextlib
@@ -20,9 +15,10 @@ from .frozen import Frozen
 
 
 class GradCAM(Baseline):
-    """One pass forward, one back to the layer, for all images at a time. score: y, the "logit" or the "probability".
+    """Grad-CAM (Selvaraju et al., ICCV 2017): ReLU(sum_k mean(g_k) F_k).
 
-    A method that differs in how it joins maps and gradients is a class with its own `combine`.
+    One pass forward, one back to the layer, for all images at a time. score: y, the "logit" or the "probability".
+    A method that differs in what it explains has its own `explained`, in how it joins maps and gradients its `combine`.
     """
 
     def __init__(self, classifier: Frozen, layer: str | None = None, score: str = "logit") -> None:
@@ -50,10 +46,14 @@ class GradCAM(Baseline):
             if not logits.requires_grad:
                 raise InputError(f"Layer {self.layer.name!r} has no part in the logits: choose another one.")
             target = logits.argmax(1) if target is None else target.clone()
-            y = scores(logits, target, self.score)
+            y = self.explained(logits, target)
             (gradients,) = torch.autograd.grad(y.sum(), cut)
         maps = self.combine(at_least_float32(cut[0].detach()), at_least_float32(gradients)).relu()
         return maps.where((y.detach() < torch.inf)[:, None, None], torch.nan)  # gradients of NaN look like any others
+
+    def explained(self, logits: Tensor, target: Tensor) -> Tensor:
+        """y (B,), of which the gradients are, for logits (B, K) and classes (B,)."""
+        return scores(logits, target, self.score)
 
     def combine(self, maps: Tensor, gradients: Tensor) -> Tensor:
         """Feature maps and gradients (B, C, h, w) -> maps (B, h, w), before the ReLU."""
@@ -61,14 +61,19 @@ class GradCAM(Baseline):
 
 
 class LayerCAM(GradCAM):
-    """Every pixel of a feature map has its own weight, so that early layers can be explained, too."""
+    """LayerCAM (Jiang et al., TIP 2021): ReLU(sum_k ReLU(g_k) F_k).
+
+    Every pixel of a feature map has its own weight, so that early layers can be explained, too.
+    """
 
     def combine(self, maps: Tensor, gradients: Tensor) -> Tensor:
         return (gradients.relu() * maps).sum(1)
 
 
 class GradCAMPlus(GradCAM):
-    """Grad-CAM++: the weight of F_k is sum(alpha ReLU(g)), alpha = g^2 / (2 g^2 + sum(F) g^3 + epsilon).
+    """Grad-CAM++ (Chattopadhay et al., WACV 2018): ReLU(sum_k sum(alpha_k ReLU(g_k)) F_k).
+
+    alpha = g^2 / (2 g^2 + sum(F) g^3 + epsilon)
 
     protocol "authors", the code that L-CAM is compared with: y is the probability, epsilon 1e-7, and sum(F g^3) stands
     for sum(F) g^3. "paper", as in pytorch-grad-cam and so in T-TAME: the logit, 1e-6. The denominator may come close
@@ -89,8 +94,9 @@ class GradCAMPlus(GradCAM):
 
 
 class AblationCAM(Baseline):
-    """The weight of F_k is how much of y is lost without it, (y - y_k) / y; what is before the layer runs on one image.
+    """Ablation-CAM (Desai and Ramaswamy, WACV 2020): ReLU(sum_k (y - y_k) / y F_k), y_k without F_k.
 
+    The weight of F_k is how much of y is lost without it; what is before the layer runs on one image.
     score: y, the "logit", which where it is negative turns the map over, or the "probability".
     """
 

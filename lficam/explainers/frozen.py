@@ -24,7 +24,7 @@ from ..files import root
 from ..maps import check_classes
 from ..models import checkpoints
 from ..models.attention import Classifier
-from ..models.backbone import Normalise, Numbers, steady
+from ..models.backbone import Normalise, Scale, steady
 from ..models.imagenet import load, replace_last_layer
 from ..models.registry import FAMILIES
 from ..numerics import exact
@@ -43,8 +43,8 @@ class Frozen(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        mean: Numbers,
-        std: Numbers,
+        mean: Scale,
+        std: Scale,
         size: int,
         card: dict[str, Any],
         classes: Sequence[str] | None = None,
@@ -152,8 +152,8 @@ def _of_sizes(error: Exception) -> bool:
 def freeze(
     classifier: nn.Module,
     *,
-    mean: Numbers | None = None,
-    std: Numbers | None = None,
+    mean: Scale = None,
+    std: Scale = None,
     size: int | None = None,
     card: dict[str, Any] | None = None,
     classes: Sequence[str] | None = None,
@@ -182,7 +182,7 @@ def freeze(
         raise _no_module(classifier, "")
     if size is not None:
         positive("size", size)
-    own: tuple[Numbers, Numbers] = IMAGENET_STATISTICS
+    own: tuple[Scale, Scale] = IMAGENET_STATISTICS
     if isinstance(classifier, Classifier):
         own = classifier.normalise.mean, classifier.normalise.std
     card = card or {"classifier": type(classifier).__name__}

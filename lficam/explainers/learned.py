@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..errors import InputError, check_fields, choose
 from ..maps import check_finite, check_pixels, upsample
-from ..models.backbone import Numbers
+from ..models.backbone import Scale
 from ..numerics import exact
 from .features import Layer, choose_layers, run, suggest, tap
 from .frozen import Frozen, find
@@ -236,8 +236,8 @@ def attach(
     layers: Sequence[str] | None = None,
     *,
     weights: Path | str = "papers",
-    mean: Numbers | None = None,
-    std: Numbers | None = None,
+    mean: Scale = None,
+    std: Scale = None,
     size: int | None = None,
     classes: Sequence[str] | None = None,
     **options: Any,

@@ -1,10 +1,4 @@
-"""Training-free explainers that mask the image: Score-CAM and RISE.
-
-    Score-CAM      ReLU(sum_k y(image seen through F_k) F_k)        Wang et al., CVPR Workshops 2020
-    RISE           mean_n y(image seen through M_n) M_n / p         Petsiuk et al., BMVC 2018; M_n random
-
-y is the probability or the logit of the class, F are the feature maps of a layer.
-"""
+"""Training-free explainers that mask the image. y is the probability or the logit of the class."""
 
 import math
 from collections.abc import Sequence
@@ -75,8 +69,9 @@ def channels_last(network: Module) -> Module:
 
 
 class ScoreCAM(Masked):
-    """Every feature map is a mask through which the classifier sees the image; what it then says weighs the map.
+    """Score-CAM (Wang et al., CVPR Workshops 2020): ReLU(sum_k y(image seen through F_k) F_k).
 
+    Every feature map is a mask through which the classifier sees the image; what it then says weighs the map.
     protocol "authors": the code that L-CAM is compared with; R = ReLU(F) over its span is the mask, which keeps its
     minimum, the map is sum_k p_k R_k. "paper": masks from 0 to 1, sum_k p_k F_k. "grad-cam": what pytorch-grad-cam,
     in T-TAME, does; its softmax of logits over the channels makes all weights nearly equal.
@@ -136,7 +131,7 @@ def distinct(masks: Tensor, blank: bool) -> tuple[Tensor, Tensor]:
 
 
 class RISE(Masked):
-    """The mean of random masks, weighted by what the classifier says of the image seen through them. Of any classifier.
+    """RISE (Petsiuk et al., BMVC 2018): mean_n y(image seen through M_n) M_n / p, random masks M_n. Of any classifier.
 
     masks: how many (L-CAM's authors: 4000 for VGG-16, 8000 for ResNet-50). A mask is a grid of `cells` x `cells`, each
     1 with the probability `keep`, enlarged by cells + 1 over cells, shifted at random by less than a cell, and cropped.

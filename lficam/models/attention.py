@@ -20,7 +20,7 @@ from ..errors import InputError, choose
 from ..losses import classification_loss, correct
 from ..maps import at_least_float32, check_classes, check_finite, full_precision, minmax
 from ..numerics import exact
-from .backbone import Backbone, Normalise, Numbers, initialise, unstrided_copy
+from .backbone import Backbone, Normalise, Scale, initialise, unstrided_copy
 
 
 class Output(NamedTuple):
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
     options: ClassVar[dict[str, Any]] = {}  # read only
     card: dict[str, Any]
 
-    def __init__(self, backbone: Backbone, mean: Numbers | None = None, std: Numbers | None = None) -> None:
+    def __init__(self, backbone: Backbone, mean: Scale = None, std: Scale = None) -> None:
         super().__init__()
         default_mean, default_std = backbone.statistics
         self.normalise = Normalise(default_mean if mean is None else mean, default_std if std is None else std)
@@ -169,11 +169,7 @@ class ABN(Classifier):
     options = {"attention_map": "released"}  # noqa: RUF012 - read only
 
     def __init__(
-        self,
-        backbone: Backbone,
-        mean: Numbers | None = None,
-        std: Numbers | None = None,
-        attention_map: str = "released",
+        self, backbone: Backbone, mean: Scale = None, std: Scale = None, attention_map: str = "released"
     ) -> None:
         super().__init__(backbone, mean, std)
         self.attention = AttentionBranch(
@@ -258,12 +254,7 @@ class LFICAM(Classifier):
     options = {"fin": "released", "softmax": True}  # noqa: RUF012 - read only
 
     def __init__(
-        self,
-        backbone: Backbone,
-        mean: Numbers | None = None,
-        std: Numbers | None = None,
-        fin: str = "released",
-        softmax: bool = True,
+        self, backbone: Backbone, mean: Scale = None, std: Scale = None, fin: str = "released", softmax: bool = True
     ) -> None:
         super().__init__(backbone, mean, std)
         self.attention = LFIAttention(backbone.channels, backbone.fin if fin == "released" else fin, softmax)

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..maps import check_pixels, check_range
 
 Module = TypeVar("Module", bound=nn.Module)
-Numbers = float | Sequence[float] | Tensor  # one for all colours, or R, G, B
+Scale = float | Sequence[float] | Tensor | None  # one number for all colours, or R, G, B; None is the default
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std
 
 
@@ -113,7 +113,7 @@ def unstrided(part: nn.Module) -> nn.Module:
 
 
 class Normalise(nn.Module):
-    """Pixels (B, 3, H, W) in [0, 1] -> (pixels - mean) / std, per colour channel. Numbers serve for all three channels.
+    """Pixels (B, 3, H, W) in [0, 1] -> (pixels - mean) / std, per colour channel. Scale serve for all three channels.
 
     Raises `InputError` for anything else than a float tensor of such images.
     """
@@ -121,7 +121,7 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Numbers, std: Numbers) -> None:
+    def __init__(self, mean: Scale, std: Scale) -> None:
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
             try:

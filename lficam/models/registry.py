@@ -18,7 +18,7 @@ import torch
 from ..errors import InputError, choose
 from . import cifar, imagenet
 from .attention import ABN, LFICAM, Classifier, Plain
-from .backbone import Backbone, Numbers
+from .backbone import Backbone, Scale
 
 METHODS: dict[str, type[Classifier]] = {"plain": Plain, "abn": ABN, "lfi-cam": LFICAM}
 
@@ -41,13 +41,7 @@ EXAMPLES = (
 
 @torch.inference_mode(False)  # in which nothing could be trained later
 def create(
-    method: str,
-    backbone: str,
-    num_classes: int,
-    *,
-    mean: Numbers | None = None,
-    std: Numbers | None = None,
-    **options: Any,
+    method: str, backbone: str, num_classes: int, *, mean: Scale = None, std: Scale = None, **options: Any
 ) -> Classifier:
     """A classifier: method "plain", "abn" or "lfi-cam", backbone by name, as "resnet-110"; see registry.py for names.
 

@@ -364,15 +364,6 @@ def test_any_classifier_can_be_explained(name):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in explainer.mechanism.parameters())
 
 
-def test_class_tokens_can_multiply_the_tokens():
-    network = small_vit()
-    dropped = explainer_of("t-tame", network).features(PIXELS)[0][-1]
-    multiplied = explainer_of("t-tame", network, class_token="multiply").features(PIXELS)[0][-1]
-    with watch(network.encoder.layers.encoder_layer_2.ln_1) as tokens:
-        explainer_of("t-tame", network).classifier(PIXELS)
-    close(multiplied, dropped * tokens[-1][:, 0, :, None, None], atol=1e-6)
-
-
 PAPERS = {
     ("vgg16", "l-cam-img"): (["features.29"], 513_000),
     ("resnet50", "l-cam-fm"): (["layer4"], 2_049_000),

@@ -45,7 +45,11 @@ def size(method, name, classes):
         return sum(p.numel() for p in lficam.create(method, name, classes).parameters())
 
 
-@pytest.mark.parametrize("name", SIZES | MILLIONS)
+DEEP = ("resnet-110", "densenet-bc-100-12", "densenet-bc-190-40", "resnet152", "lfi-resnet152", "se-resnet-152")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in SIZES | MILLIONS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_sizes_are_the_authors(name):
     for method, expected in zip(METHODS, SIZES.get(name, ()), strict=False):
         classes = (10, 100) if len(expected) == 2 else (2, 10, 1000)
@@ -123,7 +127,7 @@ def test_authors_names_of_squeeze_and_excitation(depth, norm):
         ("lfi-resnet18", 64, 4, 8),
         ("se-resnet-18", 64, 2, 4),
         ("mobilenet_v3_small", 64, 2, 4),
-        ("regnet_y_400mf", 64, 2, 4),
+        pytest.param("regnet_y_400mf", 64, 2, 4, marks=pytest.mark.slow),
         ("squeezenet1_1", 64, 3, 7),
         pytest.param("convnext_tiny", 64, 2, 4, marks=pytest.mark.slow),
         pytest.param("densenet121", 64, 2, 4, marks=pytest.mark.slow),
@@ -168,6 +172,7 @@ def test_vgg(monkeypatch, method, side):
         assert lficam.create(method, "vgg11_bn", 3)(torch.rand(2, 3, 64, 64)).maps.shape == (2, 1, side, side)
 
 
+@pytest.mark.slow
 def test_attention_branch_starts_anew():
     """The copy of the last stage keeps its shapes, not its weights, and halves nowhere."""
     last = build("convnext_tiny", 3).stages[-1]
@@ -243,6 +248,7 @@ def test_refusals_are_one_sentence(arguments, options, sentence):
 # Adaptive pooling
 
 
+@pytest.mark.slow
 def test_no_adaptive_pooling_runs_where_a_gpu_cannot_do_it_deterministically(monkeypatch):
     """VGG-16 pools 7 x 7 maps to 7 x 7: nothing is to be done."""
     sizes, pool = [], torch.nn.functional.adaptive_avg_pool2d

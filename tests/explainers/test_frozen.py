@@ -297,7 +297,7 @@ def test_an_explainer_of_an_own_module(tmp_path):
 def kept(explainer, folder):
     """The last.pt that a training leaves."""
     optimizer = torch.optim.SGD(explainer.mechanism.parameters())
-    checkpoints.keep(explainer, optimizer, [{"validation_accuracy": 0.5}], folder, {})
+    checkpoints.keep(explainer, optimizer, [{"validation_accuracy": 0.5}], folder, {}, checkpoints.identity(explainer))
     return folder / "last.pt"
 
 

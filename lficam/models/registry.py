@@ -7,7 +7,6 @@ build("lfi-resnet50", 1000)         224 pixels, the authors' own: lfi-resnetN, s
 build("convnext_tiny", 3)           any convolutional network of torchvision under its own name
 """
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -94,5 +93,4 @@ def builder(name: str) -> tuple[Callable[..., Backbone], list[int | str], dict[s
             arguments = [int(group) if group.isdigit() else group for group in match.groups()]
             parameters = inspect.signature(function).parameters.values()
             return function, arguments, {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    near = difflib.get_close_matches(str(name), [*EXAMPLES, *imagenet.NAMES], n=3)
-    return choose("backbone", name, near or EXAMPLES)
+    return choose("backbone", name, dict.fromkeys((*EXAMPLES, *imagenet.NAMES)))

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision import models
 
 import lficam
+from lficam.errors import InputError
 from lficam.explainers.features import Layer, choose_layers, spatial_layers, suggest, tap
 
 
@@ -127,11 +128,9 @@ class Twice(nn.Module):
 
 
 def test_wrong_layers_are_one_sentence():
-    with pytest.raises(lficam.InputError, match="near ones are first, second, third"):
+    with pytest.raises(InputError, match="near ones are first, second, third"):
         chosen(Small(), ["xyz"])
-    with pytest.raises(
-        lficam.InputError, match="Layer 'activation' is called 2 times in one pass: choose one called on"
-    ):
+    with pytest.raises(InputError, match="Layer 'activation' is called 2 times in one pass: choose one called on"):
         chosen(Twice(), ["activation"])
     assert named(suggest(layers_of(Twice()), 3)) == ["two"]
 

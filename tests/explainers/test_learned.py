@@ -18,6 +18,7 @@ from torch import nn
 from torchvision import models
 
 import lficam
+from lficam.errors import InputError
 from lficam.losses import mask_area
 from lficam.maps import minmax, normalise_and_upsample
 from lficam.models.authors import explainer_state
@@ -405,11 +406,11 @@ def test_the_mechanism_is_taken_out_of_a_whole_model(method, fuse, place, prefix
     assert lficam.load_authors(fresh, state) is fresh
     assert all(torch.equal(fresh.state_dict()[name], value) for name, value in trained.state_dict().items())
     assert torch.equal(fresh(PIXELS), trained(PIXELS))
-    with pytest.raises(lficam.InputError, match=r"1 unknown \(attn.extra\)"):
+    with pytest.raises(InputError, match=r"1 unknown \(attn.extra\)"):
         lficam.load_authors(fresh, state | {"attn.extra": torch.zeros(1)})
-    with pytest.raises(lficam.InputError, match=r"with 3 classes: 2 of another shape \(fuse.weight, fuse.bias\)"):
+    with pytest.raises(InputError, match=r"with 3 classes: 2 of another shape \(fuse.weight, fuse.bias\)"):
         lficam.load_authors(explainer_of(method, small(3)), state)
-    with pytest.raises(lficam.InputError, match=rf"Cannot load these weights into {method} Small .*missing \("):
+    with pytest.raises(InputError, match=rf"Cannot load these weights into {method} Small .*missing \("):
         lficam.load_authors(fresh, small().state_dict())
 
 
@@ -428,7 +429,7 @@ def test_threads_share_explainers_of_one_classifier():
 def test_pixels_are_looked_at_where_they_are_given():
     explainer = lficam.attach(small(), "tame", size=32, mean=0, std=1)  # images that are normalised already: no range
     assert explainer(PIXELS * 5 - 2).isfinite().all()
-    with pytest.raises(lficam.InputError, match="expected floating-point numbers that are finite, got NaN"):
+    with pytest.raises(InputError, match="expected floating-point numbers that are finite, got NaN"):
         explainer(PIXELS * torch.nan)
     explainer = explainer_of("l-cam-fm", labels="batch").train()  # in training a GPU would wait for the look
     explainer.loss(PIXELS * 3, LABELS)
@@ -463,7 +464,7 @@ def test_broken_weights_are_told(broken):
     explainer = explainer_of("tame")
     nn.init.constant_(explainer.get_parameter(broken), torch.nan)
     for target in (None, 1) if "fc" not in broken else (None,):  # which is behind the last layer
-        with pytest.raises(lficam.InputError, match="not finite: the weights are broken"):
+        with pytest.raises(InputError, match="not finite: the weights are broken"):
             explainer(PIXELS, target)
 
 
@@ -477,5 +478,5 @@ def test_what_is_made_in_inference_mode_can_be_used_and_trained(method):
     explainer.train().loss(PIXELS, LABELS)[0]["total"].backward()
     assert all(p.grad is not None for p in explainer.mechanism.parameters())
     network.forward = torch.no_grad()(network.forward)
-    with pytest.raises(lficam.InputError, match=r"Small computes without gradients .* no explainer of it can be tr"):
+    with pytest.raises(InputError, match=r"Small computes without gradients .* no explainer of it can be tr"):
         explainer.loss(PIXELS, LABELS)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from networks import in_threads
 
 import lficam
+from lficam.errors import InputError
 from lficam.losses import classification_loss
 from lficam.models.attention import ABNOutput, LFIAttention
 from lficam.models.authors import our_name
@@ -184,7 +185,7 @@ def test_maps_where_no_class_activation_map_exists():
     model, pixels = lficam.create("plain", "mobilenet_v3_small", 2).eval(), torch.rand(1, 3, 64, 64)
     features = model.backbone.features(model.normalise(pixels))
     torch.testing.assert_close(model(pixels).maps, features.mean(1, keepdim=True))
-    with pytest.raises(lficam.InputError, match="global average pooling and one linear layer"):
+    with pytest.raises(InputError, match="global average pooling and one linear layer"):
         model.explain(pixels, torch.tensor([1]))
 
 
@@ -207,7 +208,7 @@ def test_a_model_is_an_explainer_of_itself(method):
     torch.testing.assert_close(output.logits, raw((pixels[0] - 0.5) / 0.25).logits, rtol=1e-4, atol=1e-5)
     assert in_threads([lambda x=x: model.explain(x) for x in pixels] + [lambda: model(pixels[0]).logits], rounds=3)
     torch.nn.init.constant_(model.backbone.stem[0].weight, torch.nan)
-    with pytest.raises(lficam.InputError, match="not finite: the weights are broken"):
+    with pytest.raises(InputError, match="not finite: the weights are broken"):
         model.explain(pixels[0])
 
 
@@ -216,7 +217,7 @@ def test_training_does_not_look_at_pixels():
     model.train()(pixels)
     for training in (True, False):
         model.train(training).loss(pixels, torch.tensor([0, 1]))
-    with pytest.raises(lficam.InputError, match=r"pixels: expected floating-point numbers in \[0, 1\], got"):
+    with pytest.raises(InputError, match=r"pixels: expected floating-point numbers in \[0, 1\], got"):
         model(pixels)
 
 

@@ -7,6 +7,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum, get_model
 
 import lficam
+from lficam.errors import InputError
 from lficam.explainers import frozen
 from lficam.losses import classification_loss
 from lficam.models.authors import our_name
@@ -241,7 +242,7 @@ def test_weights_of_torchvision(monkeypatch, name):
     ],
 )
 def test_refusals_are_one_sentence(arguments, options, sentence):
-    with pytest.raises(lficam.InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         lficam.create(*arguments, **options)
 
 
@@ -292,7 +293,7 @@ def test_a_deterministic_recipe_that_a_gpu_cannot_do_is_refused():
     assert pool(maps).shape == (1, 3, 7, 6)
     torch.use_deterministic_algorithms(True)
     try:
-        with pytest.raises(lficam.InputError, match="Averaging 5 x 5 maps to 7 x 6 has no deterministic gradient"):
+        with pytest.raises(InputError, match="Averaging 5 x 5 maps to 7 x 6 has no deterministic gradient"):
             pool(maps)
         assert pool(maps.detach()).shape == (1, 3, 7, 6)
     finally:

@@ -3,7 +3,7 @@
     python -m benchmarks.baselines                                    # resnet18, random weights, two photographs
     python -m benchmarks.baselines vgg16 --weights papers --images 1  # ImageNet weights, downloaded once
 
-Score-CAM: torchcam and pytorch-grad-cam, each by its own protocol. RISE, which neither has: the structure of the
+Score-CAM: pytorch-grad-cam, by its own protocol. RISE, which neither has: the structure of the
 published code, written from its description (masks resized one by one and all stored, masked images all stored). Each
 pair is checked to give the same map before it is timed. A row per pair, with the images that the
 classifier saw.
@@ -16,7 +16,6 @@ from pytorch_grad_cam import score_cam as grad_cam_module
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from skimage import data
 from skimage.transform import resize
-from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 import lficam
 from benchmarks import timing
@@ -30,13 +29,6 @@ def photographs(count, size, device):
     tensors = [torch.from_numpy(a).permute(2, 0, 1)[None].float() / 255 for a in arrays]
     large = [F.interpolate(t[..., : min(t.shape[2:])], (size, size), mode="bilinear", antialias=True) for t in tensors]
     return torch.cat([large[i % len(large)] for i in range(count)]).to(device)
-
-
-def torchcam(classifier, layer, pixels, targets):
-    """Raw maps (B, h, w)."""
-    with TorchcamScoreCAM(classifier.network, layer, input_shape=pixels.shape[1:]) as extract, torch.no_grad():
-        classifier.network(classifier.normalise(pixels))
-        return extract(targets.tolist(), normalized=False)[0]
 
 
 def grad_cam(classifier, layer, pixels, targets):
@@ -68,12 +60,11 @@ def rise(classifier, grid, shifts, cells, pixels, targets, at_once=100):
 
 def pairs(classifier, layer, pixels, targets, masks):
     """(name, our explainer, reference) of everything that is compared."""
-    score = {p: lficam.baseline(classifier, "score-cam", layer, protocol=p) for p in ("torchcam", "grad-cam")}
+    score = lficam.baseline(classifier, "score-cam", layer, protocol="grad-cam")
     draws = lficam.baseline(classifier, "rise", masks=masks)
     shifts = (draws.shifts * -(-pixels.shape[-1] // 7)).long()
     return [
-        ("Score-CAM, torchcam", score["torchcam"], lambda: torchcam(classifier, layer, pixels, targets)),
-        ("Score-CAM, grad-cam", score["grad-cam"], lambda: grad_cam(classifier, layer, pixels, targets)),
+        ("Score-CAM, grad-cam", score, lambda: grad_cam(classifier, layer, pixels, targets)),
         ("RISE, published code", draws, lambda: rise(classifier, draws.grid, shifts, 7, pixels, targets)),
     ]
 

@@ -1,12 +1,15 @@
 """What trainings minimise and count: losses, which return their terms by name, "total" among them, and hits."""
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .errors import InputError, positive
 
 
-def classification_loss(output, labels):
+def classification_loss(output: Any, labels: Tensor) -> dict[str, Tensor]:
     """Cross-entropy of every classifier that the output holds, weights 1:1.
 
     output: what an attention classifier returns, logits (B, K); labels (B,) class indices -> {name: scalar}.
@@ -15,10 +18,17 @@ def classification_loss(output, labels):
     terms = {"perception": F.cross_entropy(output.logits, labels)}
     if hasattr(output, "attention_logits"):
         terms["attention"] = F.cross_entropy(output.attention_logits, labels)
-    return {"total": sum(terms.values()), **terms}
+    return {"total": cast(Tensor, sum(terms.values())), **terms}
 
 
-def explanation_loss(logits, labels, masks, cross_entropy=1.5, area=2.0, variation=0.01):
+def explanation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    cross_entropy: float = 1.5,
+    area: float = 2.0,
+    variation: float = 0.01,
+) -> dict[str, Tensor]:
     """The loss of L-CAM, TAME and T-TAME, each term with its weight; a weight of 0 leaves a term out.
 
     logits (B, K) of the masked image or features, labels (B,), masks (B, L, h, w) in [0, 1] -> {name: scalar}.
@@ -26,15 +36,15 @@ def explanation_loss(logits, labels, masks, cross_entropy=1.5, area=2.0, variati
     terms = {"cross_entropy": cross_entropy * F.cross_entropy(logits.float(), labels)} if cross_entropy else {}
     terms |= {"area": area * mask_area(masks.float())} if area else {}
     terms |= {"variation": variation * mask_variation(masks.float())} if variation else {}
-    return {"total": sum(terms.values()), **terms}
+    return {"total": cast(Tensor, sum(terms.values())), **terms}
 
 
-def mask_area(masks, power=0.3, epsilon=0.0005):
+def mask_area(masks: Tensor, power: float = 0.3, epsilon: float = 0.0005) -> Tensor:
     """Mean of (M + epsilon)^power over all masks (B, L, h, w): the power makes small values cost, too."""
     return ((masks + epsilon) ** power).mean()
 
 
-def mask_variation(masks, border=0.3):
+def mask_variation(masks: Tensor, border: float = 0.3) -> Tensor:
     """Squared differences of neighbours and squared values along the four edges, summed, over 2 B; (B, L, h, w).
 
     A sum over all L maps of an image: with the maps of all labels of the batch, L = B, its weight grows with B.
@@ -44,7 +54,7 @@ def mask_variation(masks, border=0.3):
     return ((down**2).sum() + (right**2).sum() + border * edges) / (2 * len(masks))
 
 
-def correct(logits, labels, k=1):
+def correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Whether the label is among the k largest logits: (N, K), (N,) -> bool (N,).
 
     Of equal logits the first class counts as the larger one, as in `argmax`: with k=1 this is whether the predicted

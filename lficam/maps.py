@@ -5,16 +5,19 @@ behind.
 """
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .errors import InputError
 
 ROUNDING = 1e-3  # by which pixels may leave [0, 1]: a quarter of a step of 8 bits
 
 
-def check_pixels(pixels):
+def check_pixels(pixels: Any) -> Tensor:
     """The pixels, if they are a float tensor (B, 3, H, W); else `InputError`."""
     wanted = "Images: expected a float tensor (B, 3, H, W) in [0, 1], got"
     if not torch.is_tensor(pixels):
@@ -31,7 +34,7 @@ def check_pixels(pixels):
     raise InputError(f"{wanted} {pixels.dtype} {tuple(shape)}{': ' * bool(advice)}{advice}.")
 
 
-def check_range(pixels, bounded=True):
+def check_range(pixels: Tensor, bounded: bool = True) -> None:
     """Raise `InputError` for floating-point pixels outside [0, 1], but for rounding, for NaN, and for no image at all.
 
     bounded=False: any finite numbers will do. Reads one flag, for which a GPU is waited for.
@@ -49,7 +52,7 @@ def check_range(pixels, bounded=True):
         raise InputError(f"pixels: expected floating-point numbers {wanted}, got {found}{advice}.")
 
 
-def check_finite(maps, logits=None):
+def check_finite(maps: Tensor, logits: Tensor | None = None) -> Tensor:
     """The maps, if they and what the classifier says are numbers; else `InputError`. A logit may be minus infinity."""
     if not _cannot_be_read(maps):
         good = maps.isfinite().all() if logits is None else maps.isfinite().all() & (logits < torch.inf).all()
@@ -58,7 +61,7 @@ def check_finite(maps, logits=None):
     return maps
 
 
-def check_classes(classes, num_classes, device, count=None):
+def check_classes(classes: Any, num_classes: int, device: torch.device, count: int | None = None) -> Tensor:
     """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
     last, given = num_classes - 1, classes
     try:
@@ -75,44 +78,53 @@ def check_classes(classes, num_classes, device, count=None):
     return classes.to(device, torch.long)
 
 
-def _cannot_be_read(tensor):
+def _cannot_be_read(tensor: Tensor) -> bool:
     """Whether it has no values yet: it is a shape alone, or what is done with it is being compiled or recorded."""
     recorded = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
     return tensor.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing() or recorded
 
 
-def full_precision(tensor):
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager:
     """The context in which autocast leaves products and sums alone: those of a map are too long for bfloat16."""
     device = tensor.device.type
     on = not tensor.is_meta and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
-def wide(x):
-    """The tensor in single precision, or double if it is."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in single precision, or in double if it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def weighted_sum(maps, weights):
+def weighted_sum(maps: Tensor, weights: Tensor) -> Tensor:
     """sum_k w_k F_k of feature maps (B, C, h, w) and weights (B, C), in single precision at least: (B, h, w)."""
     with full_precision(maps):
-        return torch.einsum("bchw,bc->bhw", wide(maps), wide(weights))
+        return torch.einsum("bchw,bc->bhw", at_least_float32(maps), at_least_float32(weights))
 
 
-def minmax(x, constant=0.0):
+def minmax(x: Tensor, constant: float | Tensor = 0.0) -> Tensor:
     """Scale the last two dimensions of each map to [0, 1].
 
     x (..., h, w) float -> same shape. A map without range becomes `constant` (a number, or a tensor that broadcasts),
     never NaN; its gradient is zero. Gradients flow through the minimum and the maximum.
     """
+    low, span, flat = _low_and_span(x)
+    return torch.where(flat, constant, (x - low) / span)  # a number is not made a tensor: a GPU would wait for its copy
+
+
+def span(x: Tensor) -> Tensor:
+    """Maximum minus minimum of each map (..., h, w), 1 for a map without range: (..., 1, 1)."""
+    return _low_and_span(x)[1]
+
+
+def _low_and_span(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The minimum of each map, its span, and whether it is flat."""
     low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
-    span = high - low
-    flat = span == 0
-    scaled = (x - low) / torch.where(flat, torch.ones_like(span), span)
-    return torch.where(flat, constant, scaled)  # a number is not made a tensor: a GPU would wait for its copy
+    flat = (found := high - low) == 0
+    return low, torch.where(flat, torch.ones_like(found), found), flat
 
 
-def upsample(maps, size):
+def upsample(maps: Tensor, size: int | Sequence[int]) -> Tensor:
     """Resize maps (B, h, w) bilinearly, corners not aligned, to (B, *size); size is an int or (H, W)."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     if maps.ndim != 3 or len(size) != 2 or min(size) < 1:
@@ -120,6 +132,6 @@ def upsample(maps, size):
     return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def finish(maps, size):
+def normalise_and_upsample(maps: Tensor, size: int | Sequence[int]) -> Tensor:
     """Raw maps (B, h, w) -> maps to look at or to mask with, (B, H, W) in [0, 1]: min-max first, then upsampling."""
     return upsample(minmax(maps.float()), size)

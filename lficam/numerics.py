@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import threading
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,7 @@ _lock, _users = threading.Lock(), 0  # explainers may be shared by threads
 
 
 @contextlib.contextmanager
-def exact(seed=None, deterministic=None):
+def exact(seed: int | None = None, deterministic: bool | None = None) -> Iterator[None]:
     """Compute within as lficam promises: float32 without TF32; also a decorator.
 
     seed: of torch, on all devices, and numpy, whose streams of random numbers go on afterwards as if nothing had been

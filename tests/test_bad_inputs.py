@@ -29,7 +29,7 @@ import lficam
 from lficam import cli, losses, maps
 from lficam.data import datasets
 from lficam.explainers import convert, frozen
-from lficam.explainers.cams import Baseline
+from lficam.explainers.baseline import Baseline
 from lficam.lab import photos
 from lficam.lab.explore.explorer import explore
 from lficam.lab.graph import plan
@@ -423,7 +423,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("drops of another number of images", "(3,)", lambda p: faithfulness.average_drop(torch.rand(2), torch.rand(3))),
     ("gain of logits", "probabilities", lambda p: faithfulness.average_gain(torch.ones(1) * 3, torch.ones(1) * -2)),
     ("ROAD without a pixel left", "removed", lambda p: faithfulness.road_impute(p.pixels, p.pixels[:, 0] > -1)),
-    ("maps finished with channels", "(2, 3, 32, 32)", lambda p: maps.finish(p.pixels, 64)),
+    ("maps finished with channels", "(2, 3, 32, 32)", lambda p: maps.normalise_and_upsample(p.pixels, 64)),
     # trainings
     ("epochs of zero", "epochs", lambda p: Recipe(epochs=0)),
     ("epochs as text", "epochs", lambda p: Recipe(epochs="ten")),

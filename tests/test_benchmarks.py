@@ -83,7 +83,7 @@ def test_a_failing_benchmark_costs_no_other(monkeypatch, capsys):
 
 PEERS = {  # a row for each of them
     "attention": ["authors' structure"] * 2,
-    "baselines": ["torchcam", "grad-cam", "published code"],
+    "baselines": ["grad-cam", "published code"],
     "mechanism": ["authors' structure"] * 2 + ["bare forward pass"],
     "evaluation": ["authors' structure", "four bare passes"],
     "loader": ["decoding alone", "no worker"],

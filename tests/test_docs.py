@@ -22,10 +22,11 @@ from torchvision import models
 import lficam
 from lficam import cli, files
 from lficam.data import datasets, sources
-from lficam.explainers import controls, convert, mechanism
+from lficam.explainers import convert, mechanism, registry
 from lficam.lab.notebooks import finished, kernel, run
 from lficam.metrics import evaluation, measures, scoring
-from lficam.models import attention, backbones, checkpoints
+from lficam.models import attention, checkpoints
+from lficam.models.registry import builder
 from lficam.training import jobs
 
 ROOT = Path(__file__).parents[1]
@@ -164,8 +165,8 @@ def check_make(words):
 def check_names(arguments):
     """What argparse does not know: names of methods, data sets, profiles, notebooks and their parameters."""
     known = {
-        "method": {*jobs.METHODS, *controls.METHODS},
-        "baseline": controls.METHODS,
+        "method": {*jobs.METHODS, *registry.METHODS},
+        "baseline": registry.METHODS,
         "dataset": datasets._MAKERS,
         "split": datasets.SPLITS,
         "measures": measures.MEASURES,
@@ -178,7 +179,7 @@ def check_names(arguments):
         assert set(value if isinstance(value, list) else [value]) <= set(names), option
     backbone = getattr(arguments, "backbone", None)
     if backbone and not backbone.endswith(".pt") and not backbone.startswith("timm/"):
-        assert backbones.find(backbone) or backbone in models.list_models(module=models)
+        assert builder(backbone) or backbone in models.list_models(module=models)
     if arguments.call is cli.run_notebooks:
         for name in arguments.notebooks:
             run.prepare(name, arguments.profile, cli._values("--set", arguments.set))
@@ -261,10 +262,10 @@ def test_the_reference_has_the_public_names():
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in lficam.__all__:
         assert f"\n### {name}\n" in text
-    made = generator().fill("<!-- api: maps.finish -->\nold\n<!-- end -->")
-    assert "lficam.maps.finish(maps, size)\n    Raw maps (B, h, w) -> maps to look at" in made
+    made = generator().fill("<!-- api: maps.span -->\nold\n<!-- end -->")
+    assert "lficam.maps.span(x: Tensor)\n    Maximum minus minimum" in made
     assert "old" not in made
-    assert "Frozen(network, mean, std, size, card, classes=None)" in generator().entry("explainers.frozen.Frozen")
+    assert "Frozen(network: nn.Module, mean: Scale, " in generator().entry("explainers.frozen.Frozen")
 
 
 def test_parameters_by_the_formulas_of_the_methods_page():

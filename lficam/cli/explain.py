@@ -57,7 +57,7 @@ def explain(arguments: Namespace) -> int:
 def _explainer(arguments: Namespace) -> tuple[Any, int, str, str]:
     """The explainer that is asked for, the image size, its name, and what has to be said against it."""
     from ..errors import InputError, choose
-    from ..explainers import controls, learned
+    from ..explainers import learned, registry
     from ..explainers.frozen import find
     from ..lab.photos import describe, doubts
     from ..training.jobs import best_device
@@ -68,10 +68,10 @@ def _explainer(arguments: Namespace) -> tuple[Any, int, str, str]:
     method, what = arguments.method, arguments.classifier
     if not method:
         raise InputError("Say what explains: --checkpoint BEST.pt, or --method and --classifier.")
-    if method in ("plain", "abn", "lfi-cam") and method not in controls.METHODS:
+    if method in ("plain", "abn", "lfi-cam") and method not in registry.METHODS:
         raise InputError(f"{method} is trained as a classifier that explains itself: give its best.pt as --checkpoint.")
-    choose("method", method, {**controls.METHODS, **learned.METHODS})
-    ready = method in controls.METHODS
+    choose("method", method, {**registry.METHODS, **learned.METHODS})
+    ready = method in registry.METHODS
     if not what:
         raise InputError(f"--method {method} explains a classifier: name it, as in --classifier resnet50.")
     if not (ready or arguments.untrained):
@@ -82,7 +82,7 @@ def _explainer(arguments: Namespace) -> tuple[Any, int, str, str]:
     if ready and arguments.untrained:
         raise InputError(f"{method} needs no training: leave out --untrained.")
     classifier = find(what, arguments.weights or "papers", **size).to(best_device())
-    made = controls.baseline(classifier, method) if ready else learned.attach(classifier, method)
+    made = registry.baseline(classifier, method) if ready else learned.attach(classifier, method)
     return made, classifier.size, f"{method} of {describe(classifier)}", doubts(classifier, untrained=not ready)
 
 

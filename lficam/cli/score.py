@@ -64,7 +64,7 @@ def _shard(text):
 def _explainers(arguments):
     """{name: explainer} that are asked for, of one classifier, and the images."""
     from ..errors import InputError, check_numbers
-    from ..explainers import controls
+    from ..explainers import registry
     from ..explainers.frozen import find, trained_size
     from ..explainers.load import load
     from ..models import checkpoints
@@ -98,7 +98,7 @@ def _explainers(arguments):
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"{option}: {twice[0]} is there twice: name it once.")
     for method in arguments.baseline:
-        explainers[method] = controls.baseline(classifier, method)
+        explainers[method] = registry.baseline(classifier, method)
     size = trained_size({"settings": settings}) or classifier.size
     return explainers, _images(arguments, settings.get("job") or {}, size, classifier.num_classes)
 

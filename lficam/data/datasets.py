@@ -33,14 +33,12 @@ import torchvision
 
 from .. import files
 from ..errors import InputError, check_numbers, choose
-from . import cifar, folders, photo_digits
+from . import CIFAR_STATISTICS, IMAGENET_STATISTICS, cifar, folders, photo_digits
 from .resident import Resident
 from .sources import Memory, Pictures, Reader, permutation, unit
 
 SPLITS = ("train", "validation", "test")
 ONCE = "from lficam.data.datasets import load; load({name!r}, 'train', download=True)"  # a line that downloads
-_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # LFI-CAM's numbers, for STL-10 too
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PHOTO_DIGITS = ((0.48, 0.39, 0.35), (0.28, 0.23, 0.25))  # measured on its train split
 _DATASETS = {
     "cifar10": (torchvision.datasets.CIFAR10, 5000),  # and the size of the validation split
@@ -142,8 +140,8 @@ def load(
 def _check(asked):
     """The maker of the data set that is asked for, if the question makes sense."""
     make = choose("data set", asked.name, _MAKERS)
-    choose("split", asked.split, dict.fromkeys(SPLITS))
-    choose("recipe", asked.recipe, dict.fromkeys(("classifier", "explainer")))
+    choose("split", asked.split, SPLITS)
+    choose("recipe", asked.recipe, ("classifier", "explainer"))
     check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
     if asked.list_file is not None and make is not _folder:
         raise InputError(
@@ -229,7 +227,7 @@ def _torchvision(asked):
     else:
         size, source = 32, Memory(pixels, pad=4, mirror=True)
     ids = [f"{asked.name}/{part}/{row:05d}" for row in rows.tolist()]
-    return _images(asked, classes, labels[rows], ids, source, size, _CIFAR, rows=rows, note=note)
+    return _images(asked, classes, labels[rows], ids, source, size, CIFAR_STATISTICS, rows=rows, note=note)
 
 
 @functools.lru_cache(maxsize=4)
@@ -265,7 +263,7 @@ def _folder(asked):
     size, labels = asked.size or 224, torch.tensor(found.labels)
     own = asked.name == "folder" and asked.recipe == "classifier"
     source = Pictures(found.paths, size, "photos" if own else asked.recipe)
-    return _images(asked, found.classes, labels, found.ids, source, size, _IMAGENET, note=found.note)
+    return _images(asked, found.classes, labels, found.ids, source, size, IMAGENET_STATISTICS, note=found.note)
 
 
 _MAKERS = {

@@ -11,9 +11,11 @@ import dataclasses
 import difflib
 import math
 import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 
@@ -39,7 +41,7 @@ class Layer:
     calls: int = 1
     pools: bool = False
 
-    def maps(self, output, multiply=False):
+    def maps(self, output: Tensor, multiply: bool = False) -> Tensor:
         """The layer's output as feature maps (B, C, h, w); multiply: tokens times their class token (T-TAME)."""
         if self.kind == "channels-last":
             output = output.permute(0, 3, 1, 2)
@@ -50,7 +52,7 @@ class Layer:
             output = grid.transpose(1, 2).reshape(len(grid), -1, side, side)
         return output.clone() if self.reused else output
 
-    def restore(self, maps, output):
+    def restore(self, maps: Tensor, output: Tensor) -> Tensor:
         """The layer's output with these maps (N, C, h, w) in place of its own: `maps` undone. N may be another one."""
         if self.kind == "channels-last":
             return maps.permute(0, 2, 3, 1)
@@ -59,10 +61,9 @@ class Layer:
             return torch.cat([extra, maps.flatten(2).transpose(1, 2)], 1)
         return maps
 
-    def __str__(self):
-        return (
-            f"{self.name:<40} {self.channels:>5} x {self.height} x {self.width}{'  tokens' * (self.kind == 'tokens')}"
-        )
+    def __str__(self) -> str:
+        tokens = "  tokens" * (self.kind == "tokens")
+        return f"{self.name:<40} {self.channels:>5} x {self.height} x {self.width}{tokens}"
 
 
 class _Enough(BaseException):
@@ -70,11 +71,11 @@ class _Enough(BaseException):
 
 
 @contextlib.contextmanager
-def hooked(hooks):
+def hooked(hooks: Collection[tuple[nn.Module, Callable]]) -> Iterator[None]:
     """Meanwhile the forward hooks [(module, hook)] act, in passes of this thread alone: others may use the modules."""
     own = threading.get_ident()
 
-    def of_this_thread(hook):
+    def of_this_thread(hook: Callable) -> Callable:
         return lambda *call: hook(*call) if threading.get_ident() == own else None
 
     handles = []
@@ -88,22 +89,31 @@ def hooked(hooks):
                 handle.remove()
 
 
-def run(network, images):
+def run(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of normalised images. Classifiers of ours normalise inside, so they are entered behind that."""
     output = getattr(network, "classify_and_attend", network)(images)
     return getattr(output, "logits", output)
 
 
-def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw=False):
+def tap(
+    network: nn.Module,
+    images: Tensor,
+    layers: Sequence[Layer],
+    *,
+    stop: bool = False,
+    change: Callable[[list[Tensor]], Tensor] | None = None,
+    multiply: bool = False,
+    raw: bool = False,
+) -> tuple[list[Tensor], Any]:
     """One forward pass: ([maps (B, C, h, w) of each layer], logits (B, K), or None with `stop`).
 
     change: a function of the list of all maps, called when the last layer has answered, whose result takes the place
     of the maps of that layer. multiply: see `Layer.maps`; raw: the layers' outputs as they are, not as maps.
     """
-    found = []
+    found: list[Tensor] = []
 
-    def hook(layer):
-        def keep(module, inputs, output):  # noqa: ARG001 - torch's signature
+    def hook(layer: Layer) -> Callable:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:  # noqa: ARG001 - torch's signature
             found.append((output.clone() if layer.reused else output) if raw else layer.maps(output, multiply))
             if len(found) == len(layers):
                 if stop:
@@ -122,14 +132,15 @@ def tap(network, images, layers, *, stop=False, change=None, multiply=False, raw
 
 @torch.inference_mode(False)  # in which outputs do not tell whether they are written into
 @torch.no_grad()
-def spatial_layers(network, images):
+def spatial_layers(network: nn.Module, images: Tensor) -> tuple[list[Layer], Any]:
     """All layers with places, in the order in which they answer, for images (B, 3, H, W) as the network takes them.
 
     Layers whose maps have one pixel only are left out. Returns ([Layer], logits).
     """
-    outputs, calls = {}, {}
+    outputs: dict[str, tuple[Tensor, Any]] = {}
+    calls: dict[str, int] = {}
 
-    def keep(name):
+    def keep(name: str) -> Callable:
         def hook(module, inputs, output):  # noqa: ARG001
             calls[name] = calls.get(name, 0) + 1
             if torch.is_tensor(output) and output.ndim:
@@ -152,7 +163,7 @@ def spatial_layers(network, images):
     return layers, logits
 
 
-def _places(output):
+def _places(output: Tensor) -> tuple[str, int, int, int, int] | None:
     """(kind, C, h, w, extra tokens) of a layer's output, or None where it has no places."""
     shape = output.shape
     if len(shape) == 4 and shape[1] == shape[2] != shape[3] and shape[1] > 1:
@@ -166,7 +177,7 @@ def _places(output):
     return None
 
 
-def choose_layers(layers, names):
+def choose_layers(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
     """The `Layer`s of these names among `spatial_layers`, in the order in which they answer.
 
     A name as torchvision's feature extraction writes it, "encoder.layers.encoder_layer_9.ln", is the first norm there.
@@ -190,7 +201,7 @@ def choose_layers(layers, names):
     return [layer for layer in layers if layer.name in names]
 
 
-def suggest(layers, count):
+def suggest(layers: Sequence[Layer], count: int) -> list[Layer]:
     """The last `count` layers worth explaining: of each resolution the last one at the outermost level,
     of transformers the first norm of the last blocks.
 
@@ -201,10 +212,10 @@ def suggest(layers, count):
     if norms:
         return norms[-count:]
     features = {x.name: x for x in once}
-    ends = [features.get(f"features.{i}") for i in (16, 23, 30)]
-    if all(x and x.pools for x in ends) and "features.29" in features and "features.31" not in features:
+    ends = [x for i in (16, 23, 30) if (x := features.get(f"features.{i}")) and x.pools]
+    if len(ends) == 3 and "features.29" in features and "features.31" not in features:
         return [features["features.29"]] if count == 1 else ends[-count:]  # VGG-16, as the papers take it
-    last = {}
+    last: dict[tuple[int, int], Layer] = {}
     for layer in once:
         size = layer.height, layer.width
         if layer.channels > 1 and not layer.pools and (size not in last or _depth(layer) <= _depth(last[size])):
@@ -212,15 +223,15 @@ def suggest(layers, count):
     return sorted(last.values(), key=layers.index)[-count:]
 
 
-def outline(layers):
+def outline(layers: Sequence[Layer]) -> list[Layer]:
     """The layers of the outermost level, by the dots of their names, that has at least six, and the suggested ones."""
-    levels = {}
+    levels: dict[int, list[Layer]] = {}
     for layer in layers:
         levels.setdefault(layer.name.count("."), []).append(layer)
-    wide = [levels[level] for level in sorted(levels) if len(levels[level]) >= 6]
-    chosen = [*(wide[0] if wide else layers), *suggest(layers, 3), *suggest(layers, 1)]
+    large = [levels[level] for level in sorted(levels) if len(levels[level]) >= 6]
+    chosen = [*(large[0] if large else layers), *suggest(layers, 3), *suggest(layers, 1)]
     return [layer for layer in layers if layer in chosen]
 
 
-def _depth(layer):
+def _depth(layer: Layer) -> int:
     return sum(not part.isdigit() for part in layer.name.split("."))

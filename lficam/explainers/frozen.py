@@ -9,19 +9,24 @@ freeze(my_module, mean=(...), std=(...))            # takes normalised images, r
 import contextlib
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
+from ..data import IMAGENET_STATISTICS
 from ..errors import InputError, choose, positive, reason
 from ..files import root
 from ..maps import check_classes
-from ..models import attention, backbones, checkpoints
-from ..models.backbone import Normalise, steady
-from ..models.resnets import IMAGENET_STATISTICS, load, replace_last_layer
+from ..models import checkpoints
+from ..models.attention import Classifier
+from ..models.backbone import Normalise, Scale, steady
+from ..models.imagenet import load, replace_last_layer
+from ..models.registry import FAMILIES
 from ..numerics import exact
 from . import features
 
@@ -35,7 +40,15 @@ class Frozen(nn.Module):
     """
 
     @torch.inference_mode(False)  # in which nothing could be differentiated later
-    def __init__(self, network, mean, std, size, card, classes=None):
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Scale,
+        std: Scale,
+        size: int,
+        card: dict[str, Any],
+        classes: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         _check_weights(network)
         self.network = steady(network.eval().requires_grad_(False))
@@ -66,12 +79,12 @@ class Frozen(nn.Module):
             )
 
     @exact()
-    def forward(self, pixels):
+    def forward(self, pixels: Tensor) -> Tensor:
         with self.fitting(pixels):
             return self.answer(self.normalise.enter(pixels))
 
     @contextlib.contextmanager
-    def fitting(self, pixels):
+    def fitting(self, pixels: Tensor) -> Iterator[None]:
         """Within, `InputError` where the network cannot take pixels of another size than its own."""
         try:
             yield
@@ -84,21 +97,21 @@ class Frozen(nn.Module):
                 f"give them in the size that it was made for, as {self.size} x {self.size}."
             ) from error
 
-    def answer(self, pixels):
+    def answer(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) of pixels (B, 3, H, W) that were masked or made noisy, and are not looked at."""
         return features.run(self.network, self.normalise(pixels))
 
-    def check_classes(self, classes, count=None):
+    def check_classes(self, classes: Any, count: int | None = None) -> Tensor:
         """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
         return check_classes(classes, self.num_classes, self.normalise.mean.device, count)
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256, in hex, of the weights as they are now: which classifier this is, whatever it is called."""
         return checkpoints.digest(self.network.state_dict())
 
     @torch.no_grad()
-    def probe(self, size=None):
+    def probe(self, size: int | None = None) -> list[float]:
         """Its logits, K numbers, of an image that is always the same: classifiers of equal weights may differ in them.
 
         size: of the image, by default the classifier's own. It has all frequencies, so that strides matter.
@@ -108,12 +121,12 @@ class Frozen(nn.Module):
         with torch.autocast(mean.device.type, enabled=False):
             return self(pixels.to(mean))[0].tolist()
 
-    def describe(self, index):
+    def describe(self, index: int) -> str:
         """The name of a class, or its number."""
         return self.classes[index] if self.classes else str(index)
 
 
-def _check_weights(network):
+def _check_weights(network: nn.Module) -> None:
     """Raise `InputError` for a network that cannot be explained as it is."""
     name = type(network).__name__
     if isinstance(network, torch.jit.ScriptModule):
@@ -131,12 +144,20 @@ def _check_weights(network):
             )
 
 
-def _of_sizes(error):
+def _of_sizes(error: Exception) -> bool:
     """Whether an error is about the size of images, in words that say little to who does not know torch."""
     return bool(re.search(r"shapes|[sS]ize|width|height", str(error))) and "memory" not in str(error)
 
 
-def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=None):
+def freeze(
+    classifier: nn.Module,
+    *,
+    mean: Scale = None,
+    std: Scale = None,
+    size: int | None = None,
+    card: dict[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Frozen:
     """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
 
     classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
@@ -147,10 +168,10 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
     """
     if isinstance(classifier, Frozen):
         for name, value in {"mean": mean, "std": std}.items():
-            own = getattr(classifier.normalise, name).flatten()
-            if value is not None and not torch.allclose(own, torch.as_tensor(value).to(own), atol=1e-6):
+            kept = getattr(classifier.normalise, name).flatten()
+            if value is not None and not torch.allclose(kept, torch.as_tensor(value).to(kept), atol=1e-6):
                 raise InputError(
-                    f"This classifier was frozen with {name} {own.tolist()}, not {value}: give one of them."
+                    f"This classifier was frozen with {name} {kept.tolist()}, not {value}: give one of them."
                 )
         if classes is not None and tuple(classes) != classifier.classes:
             raise InputError(
@@ -158,20 +179,25 @@ def freeze(classifier, *, mean=None, std=None, size=None, card=None, classes=Non
             )
         return classifier
     if not isinstance(classifier, nn.Module):
-        given = f"the class {classifier.__name__}" if isinstance(classifier, type) else type(classifier).__name__
-        raise InputError(f"classifier: expected an nn.Module with its weights, got {given}.")
+        raise _no_module(classifier, "")
     if size is not None:
         positive("size", size)
-    ours = isinstance(classifier, attention.Classifier)
-    own = (classifier.normalise.mean, classifier.normalise.std) if ours else IMAGENET_STATISTICS
+    own: tuple[Scale, Scale] = IMAGENET_STATISTICS
+    if isinstance(classifier, Classifier):
+        own = classifier.normalise.mean, classifier.normalise.std
     card = card or {"classifier": type(classifier).__name__}
     mean, std = own[0] if mean is None else mean, own[1] if std is None else std
     return Frozen(classifier, mean, std, size or native_size(classifier), card, classes)
 
 
-def native_size(network):
+def _no_module(given: Any, others: str) -> InputError:
+    name = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+    return InputError(f"classifier: expected an nn.Module with its weights{others}, got {name}.")
+
+
+def native_size(network: nn.Module) -> int:
     """The image size that a network is made for, as far as it says: 32 for our CIFAR backbones, else 224."""
-    if isinstance(network, attention.Classifier):
+    if isinstance(network, Classifier):
         name = network.card["backbone"]
         return 32 if "-" in name and not name.startswith(("lfi-", "se-")) else 224
     said = getattr(network, "image_size", None) or getattr(network, "pretrained_cfg", {}).get("input_size", (0,))[-1]
@@ -179,7 +205,7 @@ def native_size(network):
 
 
 @torch.inference_mode(False)  # in which nothing could be differentiated later
-def find(what, weights="papers", **options):
+def find(what: nn.Module | Path | str, weights: Path | str = "papers", **options: Any) -> Frozen:
     """A `Frozen` classifier by name or file.
 
     what: a name of torchvision's, "timm/NAME", or the path of a checkpoint of ours.
@@ -190,8 +216,7 @@ def find(what, weights="papers", **options):
     if isinstance(what, nn.Module):
         return freeze(what, **options)
     if not isinstance(what, str | os.PathLike):
-        given = f"the class {what.__name__}" if isinstance(what, type) else type(what).__name__
-        raise InputError(f"classifier: expected an nn.Module with its weights, a name or a path, got {given}.")
+        raise _no_module(what, ", a name or a path")
     what = str(what)
     if what.endswith((".pt", ".safetensors")):
         path = _at_home(what)
@@ -202,54 +227,49 @@ def find(what, weights="papers", **options):
         card = {"classifier": str(path.relative_to(root()) if path.is_relative_to(root()) else path)}
         names = (content.get("settings") or {}).get("classes")
         fit = names is not None and len(names) == content["card"]["num_classes"]
-        found = {"classes": names if fit else None, "size": trained_size(content)}
+        found: dict[str, Any] = {"classes": names if fit else None, "size": trained_size(content)}
         return freeze(network, card=card, **found | options)
     if what.startswith("timm/"):
         return _timm(what, weights, options)
     if Path(what).is_dir():
         raise InputError(f"{what} is a folder: give the checkpoint in it, as {Path(what) / 'best.pt'}.")
-    known = dict.fromkeys(models.list_models(module=models))
-    if what not in known and any(re.fullmatch(family, what) for family in backbones.FAMILIES):
+    names = models.list_models(module=models)
+    if what not in names and any(re.fullmatch(family, what) for family in FAMILIES):
         raise InputError(
             f"{what} comes without weights: train it (`lficam train --method plain --backbone {what}`), and give its "
             "best.pt as the classifier."
         )
-    choose("classifier", what, known)
-    known = models.get_model_weights(what)
+    known = models.get_model_weights(choose("classifier", what, names))
     card = {"classifier": what, "weights": str(weights)}
     path = Path(str(weights)).expanduser()
-    names = _categories(known)
+    classes = next(iter(known)).meta["categories"]
     if path.suffix or path.is_file():
         network = _with_file(what, path)
-        names = names if network.card["num_classes"] == len(names) else None
+        classes = classes if network.card["num_classes"] == len(classes) else None
     elif weights == "random":
         network = load(what, 1000)
     else:
         first = "IMAGENET1K_V1" if "IMAGENET1K_V1" in known.__members__ else "DEFAULT"
-        card["weights"] = first if weights == "papers" else weights
+        card["weights"] = first if weights == "papers" else str(weights)
         network = load(what, 1000, card["weights"])
-    return freeze(network, card=card, **{"classes": names} | options)
+    return freeze(network, card=card, **{"classes": classes} | options)
 
 
-def _at_home(what):
+def _at_home(what: str) -> Path:
     """The file of this path, which may be relative to the project as well, so that a project can be moved."""
     path = Path(what).expanduser()
     return next((p for p in (path.resolve(), root() / path) if p.is_file()), path)
 
 
-def trained_size(content):
+def trained_size(content: Mapping[str, Any]) -> int | None:
     """The image size that a checkpoint's content (`checkpoints.read`) was trained with; None if it does not say."""
     job = (content.get("settings") or {}).get("job") or {}
-    usual = {"stl10": 224, "folder": 224, "catdog": 224, "imagenet": 224} | dict.fromkeys(("cifar10", "cifar100"), 32)
-    usual |= {"photo-digits": 32, "photo-digits-2": 32}
-    return job.get("size") or usual.get(job.get("dataset"))
+    usual = dict.fromkeys(("cifar10", "cifar100", "photo-digits", "photo-digits-2"), 32)
+    usual |= dict.fromkeys(("stl10", "folder", "catdog", "imagenet"), 224)
+    return job.get("size") or usual.get(job.get("dataset", ""))
 
 
-def _categories(known):
-    return next(iter(known)).meta["categories"]
-
-
-def _with_file(name, path):
+def _with_file(name: str, path: Path) -> Any:
     """torchvision's network with the weights of a file; its number of classes is what the file's last layer has."""
     if not path.is_file():
         raise InputError(f"No file of weights {path}: give the path of a state dict, .pth or .safetensors.")
@@ -273,7 +293,7 @@ def _with_file(name, path):
     return network
 
 
-def _timm(what, weights, options):
+def _timm(what: str, weights: Path | str, options: dict[str, Any]) -> Frozen:
     try:
         import timm
     except ImportError as error:

@@ -10,17 +10,21 @@ layers, what is masked and the weights of the loss: settings of one class.
 
 import dataclasses
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import losses
 from ..errors import InputError, check_fields, choose
 from ..maps import check_finite, check_pixels, upsample
+from ..models.backbone import Scale
 from ..numerics import exact
-from . import frozen as classifiers
-from .features import choose_layers, run, suggest, tap
-from .mechanism import LCAM, TAME
+from .features import Layer, choose_layers, run, suggest, tap
+from .frozen import Frozen, find
+from .mechanism import LCAM, TAME, Mechanism
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +55,10 @@ class Settings:
     area: float = 2.0
     variation: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name, known in CHOICES.items():
-            choose(name, getattr(self, name), dict.fromkeys(known))
+            choose(name, getattr(self, name), known)
         for name in ("cross_entropy", "area", "variation"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}.")
@@ -73,11 +77,11 @@ CHOICES = {
 class OneProcess:
     """A training by one process: its batch is the whole batch. Of several, see `distributed.World`."""
 
-    def images(self, mine):
+    def images(self, mine: int) -> int:
         """How many images the batch has, `mine` of them here."""
         return mine
 
-    def gather(self, labels):
+    def gather(self, labels: Tensor) -> tuple[Tensor, int]:
         """Labels (B,) of the whole batch, and the position at which those given begin."""
         return labels, 0
 
@@ -93,7 +97,7 @@ class Explainer(nn.Module):
 
     processes = OneProcess()
 
-    def __init__(self, classifier, mechanism, layers, settings):
+    def __init__(self, classifier: Frozen, mechanism: Mechanism, layers: list[Layer], settings: Settings) -> None:
         super().__init__()
         self.classifier, self.mechanism, self.layers, self.settings = classifier, mechanism, layers, settings
         if settings.classifier_mode == "train":
@@ -102,20 +106,20 @@ class Explainer(nn.Module):
                     part.track_running_stats = False  # batch statistics in train mode, yet the running ones stay
         self.eval()
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Train or eval mode of the mechanism; the classifier's is a setting."""
         super().train(mode)
         self.classifier.train(mode and self.settings.classifier_mode == "train")
         return self
 
-    def state_dict(self, *args, **options):
+    def state_dict(self, *args: Any, **options: Any) -> Any:
         return self.mechanism.state_dict(*args, **options)
 
-    def load_state_dict(self, *args, **options):
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
         return self.mechanism.load_state_dict(*args, **options)
 
     @property
-    def card(self):
+    def card(self) -> dict[str, Any]:
         """What rebuilds the explainer, with a hash of the classifier's weights."""
         options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
         classifier = self.classifier
@@ -130,7 +134,7 @@ class Explainer(nn.Module):
         }
 
     @exact()
-    def forward(self, pixels, target=None):
+    def forward(self, pixels: Tensor, target: Any = None) -> Tensor:
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 
         Pixels and classes may be on any device. With a target nothing is computed behind the last layer. Raises
@@ -138,14 +142,14 @@ class Explainer(nn.Module):
         not finite.
         """
         if target is None:
-            return self.explain(pixels)[0][:, 0]
+            return self.maps_and_logits(pixels)[0][:, 0]
         target = self.classifier.check_classes(target, len(check_pixels(pixels)))
         return check_finite(self.mechanism(self.features(pixels)[0], target[:, None])[:, 0])
 
     attribute = forward
 
     @exact()
-    def explain(self, pixels, classes=None):
+    def maps_and_logits(self, pixels: Tensor, classes: Any = None) -> tuple[Tensor, Tensor]:
         """Raw maps (B, L, h, w) and the classifier's logits (B, K), in one forward pass.
 
         classes: (L,) the same for all images, (B, L), or None for the predicted class (L = 1).
@@ -154,18 +158,18 @@ class Explainer(nn.Module):
         classes = logits.argmax(1, keepdim=True) if classes is None else self.classifier.check_classes(classes)
         return check_finite(self.mechanism(features, classes), logits), logits
 
-    def features(self, pixels, stop=True):
+    def features(self, pixels: Tensor, stop: bool = True) -> tuple[list[Tensor], Any]:
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
         normalise = self.classifier.normalise
         pixels = normalise.enter(pixels)
         with self.classifier.fitting(pixels):
             return self._tap(normalise(pixels), stop=stop)
 
-    def _tap(self, images, **options):
+    def _tap(self, images: Tensor, **options: Any) -> tuple[list[Tensor], Any]:
         multiply = self.settings.class_token == "multiply"
         return tap(self.classifier.network, images, self.layers, multiply=multiply, **options)
 
-    def loss(self, pixels, labels):
+    def loss(self, pixels: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
 
         pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
@@ -173,9 +177,9 @@ class Explainer(nn.Module):
         options, images = self.settings, self.classifier.normalise(pixels)
         if options.masked == "features":
             labels = self.classifier.answer(pixels).argmax(1) if options.labels == "batch" else labels
-            kept = []
+            kept: list[Any] = []
 
-            def mask(features):
+            def mask(features: list[Tensor]) -> Tensor:
                 kept[:] = self._masks(features, labels)
                 return features[-1] * upsample(kept[2], features[-1].shape[2:])[:, None]
 
@@ -199,7 +203,7 @@ class Explainer(nn.Module):
         weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
         return losses.explanation_loss(logits, labels, masks, **weights), losses.correct(logits.detach(), labels)
 
-    def _masks(self, features, labels):
+    def _masks(self, features: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """The mechanism's branches, sigmoid maps for the loss (B, L, h, w), of each image's own label (B, h, w)."""
         branches = self.mechanism.branches(features)
         if self.settings.masks == "batch":
@@ -212,7 +216,7 @@ class Explainer(nn.Module):
 
 _CE = {"cross_entropy": 1.0, "area": 0.0, "variation": 0.0}
 # Settings by method; L-CAM takes one layer.
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "l-cam-fm": {"masked": "features"},
     "l-cam-img": {},
     "l-cam-fm-ce": {"masked": "features"} | _CE,
@@ -227,8 +231,17 @@ METHODS = {
 
 @torch.inference_mode(False)  # in which nothing could be trained later
 def attach(
-    classifier, method, layers=None, *, weights="papers", mean=None, std=None, size=None, classes=None, **options
-):
+    classifier: nn.Module | Path | str,
+    method: str,
+    layers: Sequence[str] | None = None,
+    *,
+    weights: Path | str = "papers",
+    mean: Scale = None,
+    std: Scale = None,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Explainer:
     """A trainable explainer of a classifier, which is frozen in place: no weight gradients, eval mode.
 
     classifier: a name or a checkpoint's path (see `frozen.find`, also for `weights`), a model of `create`, or an
@@ -241,25 +254,23 @@ def attach(
     Raises `InputError` for unknown names, layers without places, more than one layer for L-CAM.
     """
     choose("method", method, METHODS)
-    known = {field.name: None for field in dataclasses.fields(Settings)[2:]}
+    known = [field.name for field in dataclasses.fields(Settings)[2:]]
     for option in options:
         choose(f"option of {method}", option, known)
     settings = Settings(method, **METHODS[method] | options)
     found = {"mean": mean, "std": std, "size": size, "classes": classes}
     found = {name: value for name, value in found.items() if value is not None}
-    classifier = classifiers.find(classifier, weights, **found)
-    chosen = _layers(classifier, layers, settings)
+    frozen = find(classifier, weights, **found)
+    chosen = _layers(frozen, layers, settings)
     channels = [layer.channels for layer in chosen]
-    mechanism = (
-        TAME(channels, classifier.num_classes, settings.branch)
-        if settings.branch
-        else LCAM(channels, classifier.num_classes)
-    )
-    device = classifier.normalise.mean.device
-    return Explainer(classifier, mechanism.to(device), chosen, settings)
+    if settings.branch:
+        mechanism: Mechanism = TAME(channels, frozen.num_classes, settings.branch)
+    else:
+        mechanism = LCAM(channels, frozen.num_classes)
+    return Explainer(frozen, mechanism.to(frozen.normalise.mean.device), chosen, settings)
 
 
-def _layers(classifier, names, settings):
+def _layers(classifier: Frozen, names: Sequence[str] | None, settings: Settings) -> list[Layer]:
     """The layers to explain by, those of these names or the suggested ones; `InputError` where they do not fit."""
     if not any(layer.calls == 1 for layer in classifier.layers):
         raise InputError(
@@ -268,13 +279,12 @@ def _layers(classifier, names, settings):
         )
     count = 3 if settings.branch else 1
     suggested = suggest(classifier.layers, count)
-    last = re.fullmatch(r"last ([1-9])", names[0]) if names and len(names) == 1 else None
-    if last:
+    if names and len(names) == 1 and (last := re.fullmatch(r"last ([1-9])", names[0])):
         names = [layer.name for layer in suggested[-int(last[1]) :]]
     chosen = choose_layers(classifier.layers, names) if names else suggested
     if not settings.branch and len(chosen) != 1:
         raise InputError(f"L-CAM explains by one layer, got {len(chosen)}: choose one, or use TAME.")
     if settings.masked == "features" and chosen[-1].kind == "tokens":
-        name, last = settings.method, chosen[-1].name
-        raise InputError(f"{name} masks feature maps, but {last} gives tokens: use l-cam-img or t-tame.")
+        tokens = f"masks feature maps, but {chosen[-1].name} gives tokens: use l-cam-img or t-tame."
+        raise InputError(f"{settings.method} {tokens}")
     return chosen

@@ -1,13 +1,21 @@
 """Checkpoints of ours as what they hold: a classifier, or an explainer with the classifier that it explains."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..errors import InputError
 from ..models import checkpoints
-from .learned import attach
+from ..models.attention import Classifier
+from .learned import Explainer, attach
 
 
-def load(path, device="cpu", classifier=None):
+def load(
+    path: Path | str, device: torch.device | str = "cpu", classifier: nn.Module | Path | str | None = None
+) -> Classifier | Explainer:
     """The classifier or explainer of a checkpoint, rebuilt from its card, in eval mode on the device.
 
     classifier: what an explainer was trained on (an `nn.Module`, a name, a path), where the card's own cannot be found.
@@ -27,7 +35,7 @@ def load(path, device="cpu", classifier=None):
     return model
 
 
-def attached(card, path, classifier=None):
+def attached(card: Mapping[str, Any], path: Path | str, classifier: nn.Module | Path | str | None = None) -> Explainer:
     """The explainer of a card, on its classifier, with weights yet to be loaded."""
     own = card["classifier"]
     name = own["classifier"]

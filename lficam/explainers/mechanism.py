@@ -5,14 +5,17 @@
 What they are put on and how they are trained is in learned.py.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import choose
 
 
-def class_maps(weight, maps, classes):
+def class_maps(weight: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
     """A 1x1 convolution, of whose outputs only those for some classes are computed.
 
     weight (K, C, 1, 1), maps (B, C, h, w); classes: (L,) the same for all images or (B, L) -> (B, L, h, w).
@@ -21,28 +24,37 @@ def class_maps(weight, maps, classes):
     return (rows @ maps.flatten(2)).unflatten(2, maps.shape[2:])
 
 
-class LCAM(nn.Module):
-    """L-CAM's attention mechanism: one 1x1 convolution from the C feature maps of one layer to the K classes."""
+class Mechanism(nn.Module):
+    """Feature maps of some layers -> class maps, in two steps: a loss may ask for the maps of other classes as well."""
 
-    def __init__(self, channels, num_classes):
-        super().__init__()
-        (channels,) = channels
-        self.fuse = nn.Conv2d(channels, num_classes, 1)
+    fuse: Any  # the 1x1 convolution to the K classes that ends it
 
-    def branches(self, features):
-        """What `fused` takes of feature maps [(B, C, h, w)]: themselves."""
+    def branches(self, features: list[Tensor]) -> list[Tensor]:
+        """What `fused` takes of feature maps [(B, C_i, h_i, w_i)]: in L-CAM themselves."""
         return features
 
-    def fused(self, branches, classes):
+    def fused(self, branches: list[Tensor], classes: Tensor) -> Tensor:
         """The class maps of `forward`."""
-        return class_maps(self.fuse.weight, branches[0], classes) + self.fuse.bias[classes][..., None, None]
+        raise NotImplementedError
 
-    def forward(self, features, classes):
-        """Feature maps [(B, C, h, w)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
+    def forward(self, features: list[Tensor], classes: Tensor) -> Tensor:
+        """Feature maps [(B, C_i, h_i, w_i)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
         return self.fused(self.branches(features), classes)
 
 
-class TAME(nn.Module):
+class LCAM(Mechanism):
+    """L-CAM's attention mechanism: one 1x1 convolution from the C feature maps of one layer to the K classes."""
+
+    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        (inputs,) = channels
+        self.fuse = nn.Conv2d(inputs, num_classes, 1)
+
+    def fused(self, branches: list[Tensor], classes: Tensor) -> Tensor:
+        return class_maps(self.fuse.weight, branches[0], classes) + self.fuse.bias[classes][..., None, None]
+
+
+class TAME(Mechanism):
     """TAME's attention mechanism: a branch per layer, all brought to the resolution of the first, then fused.
 
         Z_i = ReLU(BN(conv1x1(F_i)) + F_i)
@@ -55,9 +67,9 @@ class TAME(nn.Module):
     "no-skip-no-norm" (neither, to C_i maps), "sigmoid" (in place of ReLU).
     """
 
-    def __init__(self, channels, num_classes, branch="tame"):
+    def __init__(self, channels: Sequence[int], num_classes: int, branch: str = "tame") -> None:
         super().__init__()
-        choose("branch", branch, dict.fromkeys(("tame", "no-skip", "no-skip-no-norm", "sigmoid")))
+        choose("branch", branch, ("tame", "no-skip", "no-skip-no-norm", "sigmoid"))
         widths = [num_classes] * len(channels) if branch == "no-skip" else channels
         self.convs = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(channels, widths, strict=True))
         norm = nn.Identity if branch == "no-skip-no-norm" else nn.BatchNorm2d
@@ -66,7 +78,7 @@ class TAME(nn.Module):
         self.skip = branch in ("tame", "sigmoid")
         self.activation = torch.sigmoid_ if branch == "sigmoid" else torch.relu_
 
-    def branches(self, features):
+    def branches(self, features: list[Tensor]) -> list[Tensor]:
         """Feature maps [(B, C_i, h_i, w_i)] -> Z_i of the same resolutions."""
         found = []
         for maps, conv, norm in zip(features, self.convs, self.norms, strict=True):
@@ -75,15 +87,10 @@ class TAME(nn.Module):
             found.append(self.activation(z))
         return found
 
-    def fused(self, branches, classes):
-        """The class maps of `forward`, of all Z_i."""
+    def fused(self, branches: list[Tensor], classes: Tensor) -> Tensor:
         size = [min(side, 56) for side in branches[0].shape[2:]]
         weights = self.fuse.weight.split([conv.out_channels for conv in self.convs], dim=1)
         total = self.fuse.bias[classes][..., None, None]
         for z, weight in zip(branches, weights, strict=True):
             total = total + F.interpolate(class_maps(weight, z, classes), size, mode="bilinear", align_corners=False)
         return total
-
-    def forward(self, features, classes):
-        """Feature maps [(B, C_i, h_i, w_i)], classes (L,) or (B, L) -> class maps before the sigmoid (B, L, h, w)."""
-        return self.fused(self.branches(features), classes)

@@ -21,7 +21,7 @@ from ..explainers.controls import Own
 from ..explainers.frozen import Frozen, find, freeze, trained_size
 from ..explainers.learned import Explainer
 from ..explainers.load import load
-from ..maps import check_finite, finish
+from ..maps import check_finite, normalise_and_upsample
 from ..models import checkpoints
 from ..models.attention import Classifier, Plain
 from ..numerics import exact
@@ -203,7 +203,7 @@ def explain_photo(
         return classes
 
     classes, maps, logits, of_class = _maps(explainer, classifier, batch, choose)
-    finished = finish(check_finite(maps, logits), pixels.shape[1:])
+    finished = normalise_and_upsample(check_finite(maps, logits), pixels.shape[1:])
     with torch.no_grad():
         masked = _logits(classifier(batch * finished[:, None])).double().softmax(1)
     before, after = logits.double().softmax(1)[0, classes], masked.gather(1, classes[:, None])[:, 0]

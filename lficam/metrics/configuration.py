@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..explainers.cams import Baseline
+from ..explainers.baseline import Baseline
 from ..explainers.features import Layer
 from ..models.checkpoints import digest
 

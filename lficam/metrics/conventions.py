@@ -15,7 +15,7 @@ import torch
 
 from ..data.datasets import batches
 from ..errors import InputError, check_fields, choose
-from ..maps import finish, minmax, upsample
+from ..maps import minmax, normalise_and_upsample, upsample
 from ..numerics import exact
 from . import faithfulness
 from .measures import fetch
@@ -30,7 +30,7 @@ CHOICES = {
     "average": ("images", "sums"),
 }
 SCALES = {
-    "minmax-upsample": finish,
+    "minmax-upsample": normalise_and_upsample,
     "upsample-minmax": lambda maps, size: minmax(upsample(maps, size)),
     "sigmoid": lambda maps, size: upsample(torch.sigmoid(maps.float()), size),
 }
@@ -59,7 +59,7 @@ class Convention:
     def __post_init__(self):
         check_fields(self)
         for name, known in CHOICES.items():
-            choose(name, getattr(self, name), dict.fromkeys(known))
+            choose(name, getattr(self, name), known)
         if self.average == "sums" and self.drop != "relative":
             raise InputError('average: "sums" is a relative drop, sums over sums; give drop="relative".')
 

@@ -10,7 +10,7 @@ from ..data.datasets import batches
 from ..errors import InputError, choose
 from ..explainers.features import run
 from ..losses import correct
-from ..maps import finish
+from ..maps import normalise_and_upsample
 from ..numerics import exact
 from .dumps import open_dump, writer
 
@@ -94,7 +94,7 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
     to [0, 1]; this removes all that is darker than the mean, so that even epsilon 0 changes the image.
     Raises `InputError` for an unknown space or a negative epsilon.
     """
-    choose("space", space, dict.fromkeys(("pixels", "authors")))
+    choose("space", space, ("pixels", "authors"))
     if not 0 <= epsilon < float("inf"):
         raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}.")
     model.eval()
@@ -161,7 +161,7 @@ def _floats(network):
 
 def finished_maps(predictions, images):
     """Maps at image size: min-max normalised, then upsampled, (N, size, size) in [0, 1]."""
-    return finish(predictions.maps, images.size)
+    return normalise_and_upsample(predictions.maps, images.size)
 
 
 @exact()

@@ -37,7 +37,7 @@ def keep_top(maps, fraction, ties="authors", *, check=True):
     rule = choose("rule for ties", ties, {"authors": _without_excess, "keep": _above_quantile})
     _check_maps(maps, check=check)
     if check and ((maps < -1e-6) | (maps > 1 + 1e-6)).any():
-        raise InputError("Maps: expected values in [0, 1] to keep the top of: use maps.finish first.")
+        raise InputError("Maps: expected values in [0, 1] to keep the top of: use maps.normalise_and_upsample first.")
     if not 0 < fraction <= 1:
         raise InputError(f"fraction: expected the share of pixels to keep, above 0 and at most 1, got {fraction}.")
     dropped = round(1 - fraction, 12)  # 1 - 0.3 is 0.7, as a user of the authors' code would write it
@@ -130,7 +130,7 @@ def masked_images(pixels, maps, space="pixels", mean=None, *, check=True):
     mean: 3 numbers in [0, 1], for "normalised" only.
     Raises `InputError` for shapes that do not fit, an unknown space, or a missing mean.
     """
-    choose("mask space", space, dict.fromkeys(("pixels", "normalised")))
+    choose("mask space", space, ("pixels", "normalised"))
     _check_maps(maps, pixels, check)
     if space == "pixels":
         return maps[:, None] * pixels

@@ -33,7 +33,9 @@ def energy_in_mask(maps, masks, *, check=True):
     _check_masks(maps, masks)
     _check_finite(maps, check)
     if check and (maps < 0).any():
-        raise InputError("Maps: expected values of at least 0, got negative ones: use maps.finish first.")
+        raise InputError(
+            "Maps: expected values of at least 0, got negative ones: use maps.normalise_and_upsample first."
+        )
     maps = maps.double()
     total = maps.sum((1, 2))
     return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError, choose
 from ..explainers.features import tap
-from ..maps import ROUNDING, finish
+from ..maps import ROUNDING, normalise_and_upsample
 from . import faithfulness, localisation
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
@@ -35,8 +35,8 @@ class Plan:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
         for measure in self.measures:
-            choose("measure", measure, dict.fromkeys(MEASURES))
-        choose("precision", self.precision, dict.fromkeys(PRECISIONS))
+            choose("measure", measure, MEASURES)
+        choose("precision", self.precision, PRECISIONS)
         if not all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions):
             raise InputError(f"fractions: expected shares of the pixels, above 0 and at most 1, got {self.fractions}.")
         if len({masked(f) for f in self.fractions}) < len(self.fractions) or not (self.fractions and self.measures):
@@ -95,7 +95,7 @@ def _measure(plan, explainers, classifier, pixels, ids, masks):
     classes = logits.argmax(1)
     clean = faithfulness.class_scores(logits, classes, check=False)
     raw = {name: _shaped(found, name, ids).to(pixels.device) for name, found, _ in raw}
-    maps = {name: finish(found, pixels.shape[2:]) for name, found in raw.items()}
+    maps = {name: normalise_and_upsample(found, pixels.shape[2:]) for name, found in raw.items()}
     answers = ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
     columns = {}
     for name, own in maps.items():

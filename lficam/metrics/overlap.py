@@ -188,9 +188,9 @@ def _authors(maps, size, dump, rows):
 def _standard(maps, size, *_):
     import torch
 
-    from ..maps import finish
+    from ..maps import normalise_and_upsample
 
-    return finish(torch.from_numpy(maps), size).numpy()
+    return normalise_and_upsample(torch.from_numpy(maps), size).numpy()
 
 
 def _order(first, dump, align):

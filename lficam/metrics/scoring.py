@@ -17,10 +17,10 @@ import torch
 
 from ..data.datasets import Images, batches
 from ..errors import InputError, choose
-from ..explainers.cams import Baseline
+from ..explainers.baseline import Baseline
 from ..explainers.perturbation import channels_last
 from ..files import locked
-from ..maps import finish
+from ..maps import normalise_and_upsample
 from ..numerics import exact
 from ..progress import Progress, say
 from . import faithfulness, streaming
@@ -315,8 +315,8 @@ def side_by_side(explainer, images, count=200, batch_size=50, right=True):
         )
     scenes, classes = torch.cat([pixels[at], pixels[at + 1]], 3), torch.stack([labels[at], labels[at + 1]], 1)
     parts = zip(scenes.split(batch_size), classes.split(batch_size), strict=True)
-    raw = torch.cat([explainer.explain(part, wanted)[0] for part, wanted in parts])
-    maps = finish(raw.flatten(0, 1), scenes.shape[2:]).unflatten(0, raw.shape[:2])
+    raw = torch.cat([explainer.maps_and_logits(part, wanted)[0] for part, wanted in parts])
+    maps = normalise_and_upsample(raw.flatten(0, 1), scenes.shape[2:]).unflatten(0, raw.shape[:2])
     left = maps[..., : scenes.shape[2]].sum((2, 3)) / maps.sum((2, 3)).clamp(min=1e-12)
     share = torch.stack([left[:, 0], 1 - left[:, 1]], 1)
     return tuple(value.cpu() for value in (scenes, classes, maps, share))

@@ -9,62 +9,70 @@ Below: the plain classifier with Zhou et al.'s class activation map, then the tw
     logits, maps = model(pixels)          # pixels (B, 3, H, W) in [0, 1]; maps (B, 1, h, w)
 """
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError, choose
 from ..losses import classification_loss, correct
-from ..maps import check_classes, check_finite, full_precision, minmax, wide
+from ..maps import at_least_float32, check_classes, check_finite, full_precision, minmax
 from ..numerics import exact
-from . import backbones
+from .backbone import Backbone, Normalise, Scale, initialise, unstrided_copy
 
 
 class Output(NamedTuple):
     """What a classifier gives: logits (B, K) and maps (B, 1, h, w)."""
 
-    logits: torch.Tensor
-    maps: torch.Tensor
+    logits: Tensor
+    maps: Tensor
 
 
 class ABNOutput(NamedTuple):
     """`Output` of the perception branch, and the logits (B, K) of the attention branch, which is trained too."""
 
-    logits: torch.Tensor
-    maps: torch.Tensor
-    attention_logits: torch.Tensor
+    logits: Tensor
+    maps: Tensor
+    attention_logits: Tensor
 
 
 class Classifier(nn.Module):
     """What plain, ABN and LFI-CAM share: pixels are normalised inside, and the model is an explainer of itself.
 
-    options: the method's own options of `create`, with their defaults. explains: whether `explain` gives its own map.
+    options: the method's own options of `create`, with their defaults. card: what rebuilds the model.
     """
 
-    options: ClassVar[dict] = {}  # read only
-    explains = True
+    options: ClassVar[dict[str, Any]] = {}  # read only
+    card: dict[str, Any]
 
-    def __init__(self, backbone, mean=None, std=None):
+    def __init__(self, backbone: Backbone, mean: Scale = None, std: Scale = None) -> None:
         super().__init__()
         default_mean, default_std = backbone.statistics
-        self.normalise = backbones.Normalise(
-            default_mean if mean is None else mean, default_std if std is None else std
-        )
+        self.normalise = Normalise(default_mean if mean is None else mean, default_std if std is None else std)
         self.backbone = backbone
 
-    def forward(self, pixels):
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` gives a map of its own."""
+        return True
+
+    def classify_and_attend(self, images: Tensor) -> Output | ABNOutput:
+        """The output for normalised images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor) -> Output | ABNOutput:
         """`Output` for pixels (B, 3, H, W) in [0, 1], on any device; in eval mode `InputError` for others."""
         return self.classify_and_attend(self.normalise(self.normalise.enter(pixels, check=not self.training)))
 
-    def loss(self, pixels, labels):
+    def loss(self, pixels: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The terms of `losses.classification_loss`, and whether each image is classified correctly: bool (B,)."""
         output = self.classify_and_attend(self.normalise(pixels))
         return classification_loss(output, labels), correct(output.logits.detach(), labels)
 
     @exact()
-    def explain(self, pixels, target=None):
+    def explain(self, pixels: Tensor, target: Any = None) -> Tensor:
         """Raw low-resolution maps (B, h, w) for pixels (B, 3, H, W) in [0, 1], under the explainers' common interface.
 
         The attention of ABN and LFI-CAM has no class: `target` (B,) matters for the plain classifier alone.
@@ -77,7 +85,7 @@ class Classifier(nn.Module):
 
     attribute = explain
 
-    def own_maps(self, images, target=None):  # noqa: ARG002 - the common interface
+    def own_maps(self, images: Tensor, target: Tensor | None = None) -> Tensor:  # noqa: ARG002 - the common interface
         """The maps (B, h, w) of `explain` for normalised images."""
         return self.classify_and_attend(images).maps[:, 0]
 
@@ -92,24 +100,24 @@ class Plain(Classifier):
     maps, which explains no class, and `explain` raises `InputError`.
     """
 
-    def classify_and_attend(self, images):
+    def classify_and_attend(self, images: Tensor) -> Output:
         features = self.backbone.features(images)  # (B, C, h, w)
         logits = self.backbone.classify(features)
         return Output(logits, self.class_activation_map(features, logits.argmax(1)))
 
     @torch.no_grad()
-    def class_activation_map(self, features, target):
+    def class_activation_map(self, features: Tensor, target: Tensor) -> Tensor:
         """Feature maps (B, C, h, w) and classes (B,) -> class activation maps (B, 1, h, w)."""
         if not self.backbone.linear:
             return features.mean(1, keepdim=True)
         return torch.einsum("bc,bchw->bhw", self.backbone.fc.weight[target], self.backbone.tail(features))[:, None]
 
     @property
-    def explains(self):
+    def explains(self) -> bool:
         """Whether the head is global average pooling and one linear layer."""
         return self.backbone.linear
 
-    def own_maps(self, images, target=None):
+    def own_maps(self, images: Tensor, target: Tensor | None = None) -> Tensor:
         if not self.explains:
             raise InputError(
                 "A class activation map needs global average pooling and one linear layer after the feature maps, "
@@ -129,10 +137,10 @@ class AttentionBranch(nn.Module):
     attention_map "log-sum", the authors' choice for SE-ResNet: M = sum_k log(1 + a_k), without bound.
     """
 
-    def __init__(self, backbone, attention_map="sigmoid"):
+    def __init__(self, backbone: Backbone, attention_map: str = "sigmoid") -> None:
         super().__init__()
         classes, channels = backbone.num_classes, backbone.channels
-        self.stage = backbones.unstrided_copy(backbone.stages[-1])
+        self.stage = unstrided_copy(backbone.stages[-1])
         self.norm = nn.BatchNorm2d(channels)
         self.normed = backbone.attention_norm  # the authors make a norm for ResNeXt too, but never apply it
         self.to_classes = nn.Conv2d(channels, classes, 1, bias=False)
@@ -142,9 +150,9 @@ class AttentionBranch(nn.Module):
         if choose("attention_map", attention_map, {"sigmoid": True, "log-sum": False}):
             self.to_map = nn.Conv2d(classes, 1, 3, padding=1, bias=False)
             self.map_norm = nn.BatchNorm2d(1)
-        backbones.initialise(self)
+        initialise(self)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Feature maps before the last stage (B, C', h, w) -> attention maps (B, 1, h, w), logits (B, K)."""
         a = self.stage(x)  # (B, C, h, w)
         a = self.norm(a) if self.normed else a
@@ -160,13 +168,15 @@ class ABN(Classifier):
 
     options = {"attention_map": "released"}  # noqa: RUF012 - read only
 
-    def __init__(self, backbone, mean=None, std=None, attention_map="released"):
+    def __init__(
+        self, backbone: Backbone, mean: Scale = None, std: Scale = None, attention_map: str = "released"
+    ) -> None:
         super().__init__(backbone, mean, std)
         self.attention = AttentionBranch(
             backbone, backbone.attention_map if attention_map == "released" else attention_map
         )
 
-    def classify_and_attend(self, images):
+    def classify_and_attend(self, images: Tensor) -> ABNOutput:
         x = self.backbone.features(images, stages=slice(-1))  # (B, C', h, w)
         maps, attention_logits = self.attention(x)
         logits = self.backbone.classify(self.backbone.stages[-1](x * maps + x))
@@ -180,19 +190,19 @@ class FeatureImportanceNetwork(nn.Module):
     fourth only, as released for CIFAR; "1x1" as that, but 1x1 convolutions C-C-C/2-C-C: the authors' earlier one.
     """
 
-    def __init__(self, channels, variant="relu-2-4"):
+    def __init__(self, channels: int, variant: str = "relu-2-4") -> None:
         super().__init__()
         relu_after = choose("fin", variant, {"relu-all": (1, 2, 3, 4), "relu-2-4": (2, 4), "1x1": (2, 4)})
         kernel, middle = (1, channels // 2) if variant == "1x1" else (3, channels)
         widths = (channels, channels, middle, channels, channels)
-        layers = []
+        layers: list[nn.Module] = []
         for i in range(1, 5):
             layers.append(nn.Conv2d(widths[i - 1], widths[i], kernel, padding=kernel // 2, bias=False))
             layers.append(nn.BatchNorm2d(widths[i]))
             layers += [nn.ReLU()] if i in relu_after else []
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, masked):
+    def forward(self, masked: Tensor) -> Tensor:
         """Normalised feature maps times the grey image (B, C, h, w) -> scores (B, C)."""
         return self.layers(masked).mean((2, 3))
 
@@ -207,34 +217,34 @@ class LFIAttention(nn.Module):
     softmax=False: the raw scores of the network are the importances.
     """
 
-    def __init__(self, channels, fin="relu-2-4", softmax=True):
+    def __init__(self, channels: int, fin: str = "relu-2-4", softmax: bool = True) -> None:
         super().__init__()
         if not isinstance(softmax, bool):
             raise InputError(f"softmax: expected True or False, got {softmax!r}.")
         self.importance_network = FeatureImportanceNetwork(channels, fin)
         self.softmax = softmax
-        backbones.initialise(self)
+        initialise(self)
 
-    def grey(self, images, size):
+    def grey(self, images: Tensor, size: Sequence[int]) -> Tensor:
         """Normalised images (B, 3, H, W) -> their channel mean at the size (h, w) of the maps, (B, 1, h, w); signed."""
         return F.interpolate(images.mean(1, keepdim=True), size, mode="bilinear", align_corners=False)
 
-    def masked_features(self, features, images):
+    def masked_features(self, features: Tensor, images: Tensor) -> Tensor:
         """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> masked grey images F~ (B, C, h, w)."""
         # A feature map without range is worth 1 everywhere, a dead one 0; an exact 0 stays 0, also among negatives.
         normalised = torch.where(features == 0, torch.zeros_like(features), minmax(features, constant=1.0))
         return normalised * self.grey(images, features.shape[-2:])
 
-    def importances(self, features, images):
+    def importances(self, features: Tensor, images: Tensor) -> Tensor:
         """Importances w (B, C) of the feature maps; with softmax each image's sum is 1."""
-        scores = wide(self.importance_network(self.masked_features(features, images)))
+        scores = at_least_float32(self.importance_network(self.masked_features(features, images)))
         return scores.softmax(1) if self.softmax else scores
 
-    def forward(self, features, images):
+    def forward(self, features: Tensor, images: Tensor) -> Tensor:
         """Feature maps (B, C, h, w) and normalised images (B, 3, H, W) -> attention maps (B, 1, h, w) in [0, 1]."""
         weights = self.importances(features, images)
         with full_precision(features):
-            maps = F.relu(torch.einsum("bc,bchw->bhw", weights, wide(features)))[:, None]
+            maps = F.relu(torch.einsum("bc,bchw->bhw", weights, at_least_float32(features)))[:, None]
             return minmax(maps, constant=maps)
 
 
@@ -243,44 +253,13 @@ class LFICAM(Classifier):
 
     options = {"fin": "released", "softmax": True}  # noqa: RUF012 - read only
 
-    def __init__(self, backbone, mean=None, std=None, fin="released", softmax=True):
+    def __init__(
+        self, backbone: Backbone, mean: Scale = None, std: Scale = None, fin: str = "released", softmax: bool = True
+    ) -> None:
         super().__init__(backbone, mean, std)
         self.attention = LFIAttention(backbone.channels, backbone.fin if fin == "released" else fin, softmax)
 
-    def classify_and_attend(self, images):
+    def classify_and_attend(self, images: Tensor) -> Output:
         features = self.backbone.features(images)  # (B, C, h, w)
         maps = self.attention(features, images)
         return Output(self.backbone.classify(maps * features + features), maps)
-
-
-METHODS = {"plain": Plain, "abn": ABN, "lfi-cam": LFICAM}
-
-
-@torch.inference_mode(False)  # in which nothing could be trained later
-def create(method, backbone, num_classes, *, mean=None, std=None, **options):
-    """A classifier: method "plain", "abn" or "lfi-cam", backbone by name, as "resnet-110"; see backbones.py for names.
-
-    mean, std: normalisation of pixels in [0, 1], a number or three; by default the backbone's. For inputs that are
-    normalised already give mean=0, std=1. The card that rebuilds the model is its attribute `card`.
-
-    options of lfi-cam: fin "released", "relu-all", "relu-2-4" or "1x1" (`FeatureImportanceNetwork`), softmax.
-    Of abn: attention_map "released", "sigmoid" or "log-sum" (`AttentionBranch`). Of backbones: dropout (wrn),
-    stem_stride (lfi-resnet), weights, a name of torchvision's as "DEFAULT" (its networks and lfi-resnet). Initial
-    weights are no part of the card. Without weights the model is randomly initialised.
-    Raises `InputError` for an unknown method, backbone or option, or fewer than two classes.
-    """
-    kind = choose("method", method, METHODS)
-    defaults = kind.options | backbones.find(backbone)[2]
-    for option in options:
-        choose(f"option of {method} {backbone}", option, defaults or {"mean": None, "std": None})
-    own = {key: value for key, value in options.items() if key in kind.options}
-    parts = backbones.build(backbone, num_classes, **{k: v for k, v in options.items() if k not in own})
-    model = kind(parts, mean, std, **own)
-    model.card = {
-        "method": method,
-        "backbone": backbone,
-        "num_classes": num_classes,
-        "mean": model.normalise.mean.flatten().tolist(),
-        "std": model.normalise.std.flatten().tolist(),
-    } | {key: value for key, value in options.items() if key != "weights" and value != defaults[key]}
-    return model

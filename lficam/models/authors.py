@@ -1,19 +1,29 @@
 """The parameter names of the authors' released code in our terms."""
 
 import re
+from collections.abc import Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
+
+from .attention import LFICAM, Classifier
+
+Rule = tuple[str, str | Callable[[re.Match], str]]  # as `re.sub` takes them
 
 
-def stage(match):
+def stage(match: re.Match) -> str:
     """Stages count from 1 in the authors' names, from 0 in ours."""
     return f"backbone.stages.{int(match[1]) - 1}."
 
 
 # Regular expressions, applied in this order. Families of backbones by the beginning of their name.
-_STEM = [(r"^conv1\.", "backbone.stem.0."), (r"^fc\.(0\.)?", "backbone.fc.")]
-_RESNET = [*_STEM, (r"^bn1\.", "backbone.stem.1."), (r"^layer(\d)\.", stage), (r"^att_layer\d\.", "attention.stage.")]
-BACKBONES = {
+_STEM: list[Rule] = [(r"^conv1\.", "backbone.stem.0."), (r"^fc\.(0\.)?", "backbone.fc.")]
+_RESNET: list[Rule] = [
+    *_STEM,
+    (r"^bn1\.", "backbone.stem.1."),
+    (r"^layer(\d)\.", stage),
+    (r"^att_layer\d\.", "attention.stage."),
+]
+BACKBONES: dict[str, list[Rule]] = {
     "densenet-bc": [
         *_STEM,
         (r"^dense([12])\.", lambda m: stage(m) + "0."),
@@ -49,9 +59,8 @@ BACKBONES = {
     "se-resnet-": [*_RESNET, (r"\.fc([12])\.", r".bn3.fc\1.")],
     "": _RESNET,
 }
-METHODS = {
+METHODS: dict[str, list[Rule]] = {
     "plain": [],
-    "lfi-cam": [(r"^attention\.", "attention.importance_network.layers.")],
     "abn": [
         (r"^bn_att\.", "attention.norm."),
         (r"^att_conv\.", "attention.to_classes."),
@@ -63,7 +72,7 @@ METHODS = {
 }
 
 
-def our_name(model, name):
+def our_name(model: Classifier, name: str) -> str:
     """The authors' parameter name in terms of a model made by `create`.
 
     A name that fits no rule stays and is then reported as unknown.
@@ -71,16 +80,16 @@ def our_name(model, name):
     name = name.removeprefix("module.")
     method, backbone = model.card["method"], model.card["backbone"]
     family = next(prefix for prefix in BACKBONES if backbone.startswith(prefix))
-    rules = BACKBONES[family] + (METHODS[method] if method != "lfi-cam" else importance_rules(model))
+    rules = BACKBONES[family] + (importance_rules(model) if isinstance(model, LFICAM) else METHODS[method])
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name, count=1)
     return name
 
 
-def importance_rules(model):
+def importance_rules(model: LFICAM) -> list[Rule]:
     """Names of the feature importance network: places in a row (CIFAR), or att_conv1, att_bn1 ... (224 pixels)."""
     layers = model.attention.importance_network.layers
-    rules = list(METHODS["lfi-cam"])
+    rules: list[Rule] = [(r"^attention\.", "attention.importance_network.layers.")]
     for kind, letters in ((nn.Conv2d, "conv"), (nn.BatchNorm2d, "bn")):
         places = [i for i, layer in enumerate(layers) if isinstance(layer, kind)]
         for i, place in enumerate(places, start=1):
@@ -88,7 +97,7 @@ def importance_rules(model):
     return rules
 
 
-def explainer_state(state):
+def explainer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The attention mechanism of a checkpoint of L-CAM (attnM.op), TAME (attn.*) or T-TAME, in our names.
 
     The classifier's weights, which L-CAM and T-TAME store beside it, are left out.

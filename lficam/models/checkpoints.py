@@ -7,18 +7,25 @@ import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from ..errors import InputError, reason
 from ..files import atomic
-from .attention import create
+from .attention import Classifier
 from .authors import explainer_state, our_name
+from .registry import create
+
+Model = TypeVar("Model", bound=nn.Module)
+Trained = Any  # an `attention.Classifier`, or a `learned.Explainer`, a room above
 
 
-def load_authors(model, state_dict):
+def load_authors(model: Model, state_dict: Mapping[str, Tensor]) -> Model:
     """Put the authors' released weights into a model of ours, by translating parameter names; strict.
 
     model: made by `lficam.create` or `lficam.attach`. state_dict: {name: tensor}; names may begin with DataParallel's
@@ -31,15 +38,15 @@ def load_authors(model, state_dict):
         raise InputError(
             f"state_dict: expected {{name: tensor}}, as the authors' file holds it, got {type(state_dict).__name__}."
         )
-    if hasattr(model, "mechanism"):
-        translated = explainer_state(state_dict)
-    else:
+    if isinstance(model, Classifier):
         translated = {our_name(model, name): tensor for name, tensor in state_dict.items()}
+    else:
+        translated = explainer_state(state_dict)
     load_state(model, translated, "these weights")
     return model
 
 
-def load_state(model, state, what):
+def load_state(model: nn.Module, state: Mapping[str, Tensor], what: Path | str) -> None:
     """`load_state_dict`, strict, whose refusal is one sentence with the first offending names.
 
     Raises `InputError` for other names and shapes than the model's, and for weights that are NaN or infinite.
@@ -57,7 +64,7 @@ def load_state(model, state, what):
     }
     found = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names)
     if found:
-        card = getattr(model, "card", {})
+        card: dict = getattr(model, "card", {})
         raise InputError(
             f"Cannot load {what} into {card.get('method')} {card.get('backbone')} "
             f"with {card.get('num_classes')} classes: {found}. "
@@ -66,11 +73,11 @@ def load_state(model, state, what):
     model.load_state_dict(state, strict=False)
 
 
-def _some(names):
+def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + " ..." * (len(names) > 3)
 
 
-def digest(state):
+def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256, in hex, of weights {name: tensor}: whose they are, whatever file or device they lie on."""
     sha = hashlib.sha256()
     for name, value in sorted(state.items()):
@@ -81,7 +88,7 @@ def digest(state):
     return sha.hexdigest()
 
 
-def save(path, content):
+def save(path: Path | str, content: dict[str, Any]) -> None:
     """Write tensors and plain values atomically; `InputError` when the disk refuses, and the earlier file stays."""
     with atomic(path) as file:
         try:
@@ -90,7 +97,7 @@ def save(path, content):
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def read(path, device="cpu", lazily=False):
+def read(path: Path | str, device: torch.device | str = "cpu", lazily: bool = False) -> dict[str, Any]:
     """What `save` or `convert.convert` wrote. Never executes code from the file.
 
     lazily: for what stands beside the weights; these stay in the file until they are used, and are not checked.
@@ -101,17 +108,16 @@ def read(path, device="cpu", lazily=False):
         raise InputError(f"{path} is a folder: give the checkpoint in it, as {path / 'best.pt'}.")
     if not path.is_file():
         raise InputError(f"No checkpoint {path}: give the path of a best.pt, last.pt or converted .safetensors file.")
-    content = (
-        _safetensors(path, device)
-        if path.suffix == ".safetensors"
-        else _load(path, "a checkpoint of lficam", device, lazily)
-    )
+    if path.suffix == ".safetensors":
+        content = _safetensors(path, device)
+    else:
+        content = _load(path, "a checkpoint of lficam", device, lazily)
     if not isinstance(content, dict) or "model" not in content or "card" not in content:
         raise InputError(f"{path} is not a checkpoint of lficam: it has no model and card; give a best.pt.")
     return content
 
 
-def _safetensors(path, device):
+def _safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Weights and, from the JSON beside them, the card; its checksum, which older ones do not have, is compared."""
     if not path.with_suffix(".json").is_file():
         raise InputError(
@@ -130,7 +136,7 @@ def _safetensors(path, device):
         ) from error
 
 
-def _load(path, what, device="cpu", lazily=False):
+def _load(path: Path, what: str, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
     """What torch saved at the path; of its pickle only tensors and plain values are read.
 
     `torch.load` does not look at the checksums that `torch.save` writes: they are compared first, unless lazily.
@@ -158,25 +164,41 @@ def _load(path, what, device="cpu", lazily=False):
         raise InputError(f"{path} is not {what}, or is damaged ({why}): copy it again, or give another one.") from error
 
 
-def _damaged(path):
+def _damaged(path: Path) -> InputError:
     return InputError(f"{path} is damaged, its checksum is wrong: copy it again, or remove it and make it anew.")
 
 
-def file_hash(path):
+def file_hash(path: Path | str) -> str:
     """SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def facts(model):
+def identity(model: Trained) -> dict[str, Any]:
+    """What no training changes: the card; of an explainer its classifier's answer to a fixed image, too."""
+    answer = {} if isinstance(model, Classifier) else {"answer": model.classifier.probe()}
+    return {"card": model.card} | answer
+
+
+def facts(model: Trained) -> dict[str, Any]:
     """Card and weights as a checkpoint has them, of an explainer with its classifier's answer to a fixed image."""
-    answer = {"answer": model.classifier.probe()} if hasattr(model, "mechanism") else {}
-    return {"card": model.card, "model": model.state_dict()} | answer
+    return identity(model) | {"model": model.state_dict()}
 
 
-def keep(model, optimizer, history, folder, settings):
-    """Write best.pt when the last epoch was the best so far (of an explainer: always), then last.pt and log.csv."""
-    content = facts(model) | {"epoch": len(history), "settings": settings or {}}
+def keep(
+    model: Trained,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+    folder: Path,
+    settings: dict[str, Any] | None,
+    known: dict[str, Any] | None = None,
+) -> None:
+    """Write best.pt when the last epoch was the best so far (of an explainer: always), then last.pt and log.csv.
+
+    known: the model's `identity`, if it is: to hash a large classifier takes longer than to write its explainer.
+    """
+    content = (known or identity(model)) | {"model": model.state_dict(), "epoch": len(history)}
+    content["settings"] = settings or {}
     accuracy = [row["validation_accuracy"] for row in history]
     if accuracy[-1] > max(accuracy[:-1], default=-1.0) or "classifier" in content["card"]:
         save(folder / "best.pt", content | {"validation_accuracy": accuracy[-1]})
@@ -189,7 +211,9 @@ def keep(model, optimizer, history, folder, settings):
         file.write(text.getvalue())
 
 
-def resume(model, optimizer, path, device):
+def resume(
+    model: Trained, optimizer: torch.optim.Optimizer, path: Path, device: torch.device | str
+) -> list[dict[str, float]]:
     """Put a last.pt into model and optimizer; returns its history, empty when there is no file.
 
     Raises `InputError` when the checkpoint is another model's.
@@ -212,13 +236,13 @@ def resume(model, optimizer, path, device):
     return content["history"]
 
 
-def check_card(card, path):
+def check_card(card: Mapping[str, Any], path: Path | str) -> None:
     """Raise `InputError` when a card does not say what its file holds."""
     if not {"method", "backbone", "num_classes"} <= set(card):
         raise InputError(f"{path} does not say what it holds: its card must name method, backbone and num_classes.")
 
 
-def build(path, content):
+def build(path: Path | str, content: dict[str, Any]) -> Classifier:
     """The classifier of a checkpoint's content (`read`), rebuilt from its card, with its weights, in eval mode.
 
     Raises `InputError` for a card or for weights that make no model.
@@ -232,7 +256,7 @@ def build(path, content):
     return model.eval()
 
 
-def check_answer(model, content, path):
+def check_answer(model: Trained, content: dict[str, Any], path: Path | str) -> None:
     """Raise `InputError` when an explainer's classifier does not answer as it did when the checkpoint was written.
 
     Equal weights do not make it the same function: strides, for example, are none. Of eight architectures rounding
@@ -252,7 +276,7 @@ def check_answer(model, content, path):
         )
 
 
-def read_state(path):
+def read_state(path: Path) -> dict[str, Tensor]:
     """{name: tensor} of an authors' checkpoint; only tensors and plain values are read from the pickle."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the file of weights in it.")

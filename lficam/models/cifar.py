@@ -2,16 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from ..data import CIFAR_STATISTICS
 from ..errors import InputError
 from .backbone import Backbone, initialise
 
-CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
-
-def layers_per_stage(name, depth, rule, per, extra):
+def layers_per_stage(name: str, depth: int, rule: str, per: int, extra: int) -> int:
     """n of a depth written as `per` n + `extra`; `InputError` when there is none."""
     n, rest = divmod(depth - extra, per)
     if rest or n < 1:
@@ -19,11 +18,11 @@ def layers_per_stage(name, depth, rule, per, extra):
     return n
 
 
-def conv3x3(inputs, outputs, stride=1):
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
 
 
-def resnet(depth, num_classes):
+def resnet(depth: int, num_classes: int) -> Backbone:
     """ResNet of 6n+2 layers (He et al., CVPR 2016, section 4.2).
 
     The authors switch to bottlenecks from depth 44 on and keep n = (depth - 2) / 6 blocks a stage, so that their
@@ -36,7 +35,7 @@ def resnet(depth, num_classes):
     return initialise(Backbone(stem, stages, channels, num_classes, CIFAR_STATISTICS))
 
 
-def resnext(depth, cardinality, width, num_classes):
+def resnext(depth: int, cardinality: int, width: int, num_classes: int) -> Backbone:
     """ResNeXt of 9n+2 layers (Xie et al., CVPR 2017), e.g. 29, 8x64: 8 groups of 64 channels in the first stage.
 
     The authors' attention branch makes a batch norm here that it never applies.
@@ -54,7 +53,9 @@ def resnext(depth, cardinality, width, num_classes):
     return backbone
 
 
-def resnet_stages(block, inputs, width, blocks, **groups):
+def resnet_stages(
+    block: type[BasicBlock | Bottleneck], inputs: int, width: int, blocks: int, **groups: int
+) -> tuple[list[nn.Sequential], int]:
     """Three stages of residual blocks, widths 1, 2, 4 times the first, the later two halving; and their channels."""
     stages = []
     for factor, stride in ((1, 1), (2, 2), (4, 2)):
@@ -63,7 +64,9 @@ def resnet_stages(block, inputs, width, blocks, **groups):
     return stages, inputs
 
 
-def resnet_stage(block, inputs, width, blocks, stride, **groups):
+def resnet_stage(
+    block: type[BasicBlock | Bottleneck], inputs: int, width: int, blocks: int, stride: int, **groups: int
+) -> nn.Sequential:
     """Residual blocks, the first with that stride and, where the shape changes, a 1x1 convolution on the shortcut."""
     outputs = width * block.expansion
     shortcut = None
@@ -76,19 +79,19 @@ def resnet_stage(block, inputs, width, blocks, stride, **groups):
 class DenseLayer(nn.Module):
     """Bottleneck layer of DenseNet-BC: x (B, C, h, w) -> x and `growth` new maps, (B, C + growth, h, w)."""
 
-    def __init__(self, inputs, growth):
+    def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(4 * growth)
         self.conv2 = conv3x3(4 * growth, growth)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         new = self.conv1(F.relu(self.bn1(x)))
         return torch.cat((x, self.conv2(F.relu(self.bn2(new)))), 1)
 
 
-def densenet(depth, growth, num_classes):
+def densenet(depth: int, growth: int, num_classes: int) -> Backbone:
     """DenseNet-BC of 6n+4 layers (Huang et al., CVPR 2017), transitions halve the maps and their number.
 
     The last BN and ReLU come after the attention: feature maps are the raw concatenation, of either sign.
@@ -116,7 +119,7 @@ def densenet(depth, growth, num_classes):
 class WideBlock(nn.Module):
     """Pre-activation block of two 3x3 convolutions, dropout between; a wider shortcut starts from the activation."""
 
-    def __init__(self, inputs, outputs, stride, dropout):
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = conv3x3(inputs, outputs, stride)
@@ -125,13 +128,13 @@ class WideBlock(nn.Module):
         self.conv2 = conv3x3(outputs, outputs)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
         out = self.conv2(self.dropout(F.relu(self.bn2(self.conv1(active)))))
         return out + (x if self.shortcut is None else self.shortcut(active))
 
 
-def wide_resnet(depth, widen, num_classes, *, dropout=0.0):
+def wide_resnet(depth: int, widen: int, num_classes: int, *, dropout: float = 0.0) -> Backbone:
     """Wide ResNet of 6n+4 layers (Zagoruyko and Komodakis, BMVC 2016); ABN's recipe has dropout 0.3.
 
     LFI-CAM was not released for it: as with DenseNet, our feature maps come before the last BN and ReLU.
@@ -152,7 +155,7 @@ def wide_resnet(depth, widen, num_classes, *, dropout=0.0):
     return backbone
 
 
-def vgg(depth, num_classes, *, dropout=0.0):
+def vgg(depth: int, num_classes: int, *, dropout: float = 0.0) -> Backbone:
     """VGG of 3n+2 layers for small images (after Simonyan and Zisserman, 2015), with batch norm; vgg-8 is the smallest.
 
     Three stages of n 3x3 convolutions with 32, 64 and 128 maps, max-pooling after each; then, other than there, the
@@ -160,9 +163,9 @@ def vgg(depth, num_classes, *, dropout=0.0):
     Feature maps are taken before the last pooling, as L-CAM takes them from VGG-16.
     """
     convolutions = layers_per_stage(f"vgg-{depth}", depth, "3n+2", 3, 2)
-    inputs, stages = 3, []
+    inputs, stages = 3, list[nn.Module]()
     for width in (32, 64, 128):
-        layers = [nn.MaxPool2d(2)] if stages else []
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if stages else []
         for _ in range(convolutions):
             layers += [conv3x3(inputs, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             inputs = width

@@ -26,7 +26,7 @@ from ..explainers import learned
 from ..explainers.load import load
 from ..metrics.evaluation import one_class, predict, predicted_labels
 from ..models import checkpoints
-from ..models.attention import create
+from ..models.registry import create
 from ..numerics import exact
 from ..progress import say
 from .distributed import joined, world

@@ -89,6 +89,7 @@ def fit(
     model.to(device, memory_format=memory_format(device, images.size))
     model.processes, optimizer = world(), sgd(model, recipe)  # an explainer is trained with all labels of the batch
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
+    identity = checkpoints.identity(model.eval())
     if device.type == "cuda" if resident is None else resident:
         images, validation = place(images, device), place(validation, device)
     loss = loss_of(model, recipe, compile, sync_batch_norm)
@@ -103,7 +104,7 @@ def fit(
             row["seconds"] = round(time.perf_counter() - start, 2)
             history.append(row)
             if world().rank == 0:
-                checkpoints.keep(model, optimizer, history, folder, settings)
+                checkpoints.keep(model, optimizer, history, folder, settings, identity)
             write_scalars(board, row)
             say(epoch_line(label, row, recipe.epochs))
     if board:

@@ -13,7 +13,7 @@ from PIL import Image
 import lficam
 from lficam.cli import main
 from lficam.errors import InputError
-from lficam.explainers import controls
+from lficam.explainers import controls, registry
 from lficam.lab.explore import gallery
 from lficam.lab.explore.gallery import Gallery, explanation_panels
 from lficam.lab.photos import Explanation
@@ -142,7 +142,7 @@ def test_untrained_and_training_free_methods(trained, capsys, monkeypatch):
     assert main(["explain", "b/y.png", "--method", "centre", *of]) == 0
     assert "WARNING" not in capsys.readouterr().out
     assert table()[0]["explainer"] == "centre of plain resnet-8"
-    monkeypatch.setitem(controls.METHODS, "new", controls.Centre)
+    monkeypatch.setitem(registry.METHODS, "new", controls.Centre)
     assert main(["explain", "b/y.png", "--method", "new", *of]) == 0
     assert main(["explain", "b/y.png", "--method", "centre", "--classifier", "resnet18", *RANDOM, "--size", "64"]) == 0
     assert "WARNING: the classifier's weights are random." in capsys.readouterr().out

@@ -30,7 +30,7 @@ from lficam.explainers.frozen import freeze
 from lficam.lab.explore import explorer
 from lficam.lab.explore.session import TEST_IMAGES, Session, newest, open_session, training_free
 from lficam.lab.photos import Opened, read_photo
-from lficam.maps import finish
+from lficam.maps import normalise_and_upsample
 from lficam.metrics.faithfulness import keep_top
 from lficam.models import checkpoints
 from lficam.training.jobs import Job, Recipe, train
@@ -92,7 +92,7 @@ def test_look_is_keep_top_of_the_finished_map_times_the_photo(session, photos):
     whole, kept = (session.look("one/x.png", "tame of small", 3, keep) for keep in (1, 0.15))
     pixels = read_photo(photos / "one" / "x.png", 32)
     opened = session.method("tame of small").explainer
-    heat = finish(opened(pixels[None], [3]), 32)
+    heat = normalise_and_upsample(opened(pixels[None], [3]), 32)
     masked = pixels * keep_top(heat, 0.15)
     before, after = (opened.classifier(x[None]).softmax(1)[0, 3].item() for x in (pixels, masked))
     assert torch.equal(whole.map, heat[0])

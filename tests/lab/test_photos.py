@@ -13,12 +13,12 @@ from PIL import ExifTags, Image
 import lficam
 from lficam.data import datasets, sources
 from lficam.errors import InputError
-from lficam.explainers import controls
+from lficam.explainers import controls, registry
 from lficam.explainers import frozen as classifiers
 from lficam.lab import photos
-from lficam.maps import finish
+from lficam.maps import normalise_and_upsample
 from lficam.models import checkpoints
-from lficam.models.resnets import load
+from lficam.models.imagenet import load
 
 
 def scene(height=24, width=32):
@@ -227,7 +227,7 @@ def passes(network):
 def check(explanations, pixels, classifier, maps):
     """Against the same, computed class by class."""
     for each, raw in zip(explanations, maps, strict=True):
-        masked = pixels * finish(raw[None], 32)[0]
+        masked = pixels * normalise_and_upsample(raw[None], 32)[0]
         expected = [classifier(image[None]).softmax(1)[0, each.index].item() for image in (pixels, masked)]
         assert [each.before, each.after] == pytest.approx(expected, rel=1e-4)
         assert torch.allclose(each.raw, raw, atol=1e-5)
@@ -286,7 +286,7 @@ def test_explain_by_a_baseline_that_needs_gradients(plain, monkeypatch):
             scores = self.classifier(pixels).gather(1, target[:, None]).sum()
             return torch.autograd.grad(scores, pixels)[0].abs().sum(1)
 
-    monkeypatch.setitem(controls.METHODS, "gradient", Gradient)
+    monkeypatch.setitem(registry.METHODS, "gradient", Gradient)
     explainer = lficam.baseline(classifiers.freeze(plain), "gradient")
     one, two = photos.explain_photo(explainer, noise(), [1, 2])
     assert one.raw.shape == (32, 32)

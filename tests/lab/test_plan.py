@@ -17,7 +17,7 @@ from lficam.errors import InputError
 from lficam.explainers import frozen, learned
 from lficam.lab.graph import costs, plan
 from lficam.lab.notebooks import run
-from lficam.models import attention
+from lficam.models.registry import create
 from lficam.training.jobs import Job, Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_a_marker_counts_only_while_it_stands_for_something(copied, smoke):
 
 def test_operations_are_those_of_a_real_batch():
     cost = costs._count(json.dumps(["plain", "resnet-8", {}]), json.dumps(["tame", {}, []]), 10, 32)
-    model = learned.attach(frozen.freeze(attention.create("plain", "resnet-8", 10), size=32), "tame").train()
+    model = learned.attach(frozen.freeze(create("plain", "resnet-8", 10), size=32), "tame").train()
     with FlopCounterMode(display=False) as counter:
         model.loss(torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))[0]["total"].backward()
     # Masks are made of all labels of a batch, and fused for each: a little more with four.

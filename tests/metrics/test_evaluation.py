@@ -18,7 +18,7 @@ from lficam.explainers.frozen import freeze
 from lficam.lab.photos import explain_photo
 from lficam.metrics import conventions, evaluation, scoring
 from lficam.metrics.evaluation import fgsm, perturbed_accuracy, randomised
-from lficam.models.backbones import Normalise
+from lficam.models.backbone import Normalise
 from lficam.numerics import exact
 
 
@@ -176,7 +176,7 @@ def photos():
         lambda g: conventions.scores(g.explainer, g.images, {"a": conventions.Convention("")}),
         lambda g: explain_photo(g.explainer, g.pixels[0]),
         lambda g: g.explainer(g.pixels),
-        lambda g: g.explainer.explain(g.pixels),
+        lambda g: g.explainer.maps_and_logits(g.pixels),
         lambda g: g.explainer.classifier(g.pixels),
         lambda g: g.model.explain(g.pixels),
         lambda g: lficam.baseline(g.explainer.classifier, "grad-cam")(g.pixels),

@@ -8,7 +8,7 @@ import torch
 
 from lficam import cli
 from lficam.errors import InputError
-from lficam.maps import finish
+from lficam.maps import normalise_and_upsample
 from lficam.metrics import overlap
 from lficam.metrics.dumps import open_dump, write, writer
 from lficam.metrics.localisation import intersection_over_union
@@ -102,7 +102,7 @@ def test_raw_maps_of_different_resolution(tmp_path):
     write(tmp_path / "a.npz", "abcde", base, image_size=16)
     write(tmp_path / "b.npz", "abcde", target, image_size=[16, 16])
     scores = overlap.compare(tmp_path / "a.npz", tmp_path / "b.npz", "standard")
-    a, b = (finish(torch.from_numpy(maps), 16) for maps in (base, target))
+    a, b = (normalise_and_upsample(torch.from_numpy(maps), 16) for maps in (base, target))
     np.testing.assert_allclose(scores["iou"], intersection_over_union(a, b > 100 / 255))
     masks = (b > 0.5).numpy()
     by_mask = overlap.against_masks(tmp_path / "a.npz", masks)
@@ -200,7 +200,7 @@ def test_shuffled_is_the_next_images_map(tmp_path, monkeypatch):
     for name, side in (("a", 4), ("b", 6)):
         write(tmp_path / f"{name}.npz", "12345", rng.random((5, side, side)).astype(np.float32), image_size=12)
     given = tmp_path / "a.npz", tmp_path / "b.npz"
-    maps = finish(torch.from_numpy(open_dump(given[1]).read(range(5))), 12).numpy()
+    maps = normalise_and_upsample(torch.from_numpy(open_dump(given[1]).read(range(5))), 12).numpy()
     expected = overlap.against_masks(given[0], np.roll(maps > np.float32(100 / 255), -1, axis=0))
     for images in (1, 2, 5, 9):
         monkeypatch.setattr(overlap, "PIXELS", images * 144)

@@ -14,7 +14,7 @@ from lficam.data.sources import Memory
 from lficam.errors import InputError
 from lficam.explainers import features
 from lficam.explainers.frozen import freeze
-from lficam.maps import finish
+from lficam.maps import normalise_and_upsample
 from lficam.metrics import conventions, faithfulness, localisation, measures, scoring
 
 
@@ -46,7 +46,7 @@ def test_equals_a_loop_over_images_and_explainers(explainers, classifier, images
             pixels, row = images.pixels([i]), rows.iloc[i]
             logits = classifier(pixels)
             target = logits.argmax(1)
-            maps = finish(explainer(pixels, target).detach(), 32)
+            maps = normalise_and_upsample(explainer(pixels, target).detach(), 32)
             assert row["class"] == target.item()
             assert row.probability == pytest.approx(logits.softmax(1).max().item(), abs=1e-5)
             for fraction in (1.0, 0.5, 0.15):
@@ -109,7 +109,7 @@ class Halves:
     def __init__(self, classifier):
         self.classifier = classifier
 
-    def explain(self, pixels, classes):  # noqa: ARG002
+    def maps_and_logits(self, pixels, classes):  # noqa: ARG002
         maps = torch.zeros(*classes.shape, 4, 8)
         maps[:, 0, :, :4] = 1
         maps[:, 1, :, 4:] = 1
@@ -168,7 +168,7 @@ def test_curves_and_road_equal_a_loop(sharp, images, everything):
     for name, i in (("grad-cam", int(gap[:20].argmax())), ("grad-cam", 3), ("centre", 11)):
         pixels, row = images.pixels([i]), everything[everything.explainer == name].iloc[i]
         target = classifier(pixels).argmax(1)
-        maps = finish(sharp[name](pixels, target), 32)
+        maps = normalise_and_upsample(sharp[name](pixels, target), 32)
         turns, blur = faithfulness.perturbation_steps(maps, 5), faithfulness.blurred(pixels)
         for kind, make in (
             ("insertion", lambda k, p=pixels, t=turns, b=blur: faithfulness.insertion(p, t, k, b)),

@@ -291,8 +291,8 @@ def test_explainer_cut_and_resumed_equals_uncut_to_the_bit(monkeypatch, tmp_path
     monkeypatch.setenv("LFICAM_HOME", str(tmp_path / "other"))
     job = explaining(train(CLASSIFIER))
 
-    def cut(model, optimizer, history, folder, settings):
-        keep(model, optimizer, history, folder, settings)
+    def cut(model, optimizer, history, folder, *rest):
+        keep(model, optimizer, history, folder, *rest)
         if len(history) == 2:
             raise Cut
 

@@ -17,7 +17,7 @@ import torch
 from ... import files
 from ...data import datasets
 from ...errors import InputError, choose
-from ...explainers import controls
+from ...explainers import registry
 from ...explainers.frozen import Frozen, find
 from ...metrics import faithfulness
 from ...models import checkpoints
@@ -138,10 +138,10 @@ def training_free(classifier: Frozen, size: int, first: str = "grad-cam") -> lis
 
     "own" is not among them unless it is the first: few classifiers have it, and their checkpoints show it.
     """
-    choose("training-free method", first, controls.METHODS)
+    choose("training-free method", first, registry.METHODS)
     makers = {
-        f"{method} of {describe(classifier)}": functools.partial(controls.baseline, classifier, method)
-        for method in sorted(controls.METHODS, key=lambda name: name != first)
+        f"{method} of {describe(classifier)}": functools.partial(registry.baseline, classifier, method)
+        for method in sorted(registry.METHODS, key=lambda name: name != first)
         if method != "own" or method == first
     }
     return [Opened(make, size, name, doubts(classifier)) for name, make in makers.items()]

@@ -19,8 +19,8 @@ from ...data.datasets import _DATASETS, ONCE
 from ...errors import InputError, choose
 from ...explainers import frozen as classifiers
 from ...explainers import learned
-from ...models import attention
-from ...models.resnets import load
+from ...models.imagenet import load
+from ...models.registry import create
 from ...progress import duration
 from ..notebooks import run
 from ..notebooks.finished import read_record
@@ -133,11 +133,11 @@ def _count(network, own, classes, size):
     (kind, backbone, settings), (method, options, layers) = json.loads(network), json.loads(own)
     try:
         if method in learned.METHODS:
-            base = attention.create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
+            base = create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
             frozen = classifiers.freeze(base, size=size)
             model = learned.attach(frozen, method, layers or None, **options)
         else:
-            model = attention.create(method, backbone, classes, **options)
+            model = create(method, backbone, classes, **options)
     except InputError:
         return None
     model.to("meta").train()
@@ -202,7 +202,7 @@ def _weights_missing(name):
     """How to get a network's weights; None when torch has them already."""
     if name.startswith("timm/"):
         return None
-    choose("classifier", name, dict.fromkeys(models.list_models(module=models)))
+    choose("classifier", name, models.list_models(module=models))
     known = models.get_model_weights(name)
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"

@@ -1,21 +1,23 @@
-"""torchvision's convolutional networks in parts, and the authors' 224-pixel ResNets made of them."""
+"""Networks for 224-pixel images: torchvision's convolutional ones in parts, and the authors' ResNets made of them."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
+from ..data import IMAGENET_STATISTICS
 from ..errors import InputError, choose
 from .backbone import Backbone, steady
 
-IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Not convolutional: their stages cannot be given another resolution.
 TRANSFORMERS = ("maxvit", "swin", "vit")
 NAMES = [name for name in models.list_models(module=models) if not name.startswith(TRANSFORMERS)]
 
 
-def load(name, num_classes, weights=None):
+def load(name: str, num_classes: int, weights: str | None = None) -> Any:
     """torchvision's network, its last layer for that many classes; random, or with its weights by name ("DEFAULT").
 
     Raises `InputError` for unknown weights, or when they cannot be downloaded.
@@ -38,18 +40,17 @@ def load(name, num_classes, weights=None):
     return net
 
 
-def replace_last_layer(net, num_classes):
+def replace_last_layer(net: nn.Module, num_classes: int) -> None:
     """Give the network a new last layer, linear or (SqueezeNet) a 1x1 convolution, for that many classes."""
     name, last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     parent, _, child = name.rpartition(".")
     if isinstance(last, nn.Linear):
-        new = nn.Linear(last.in_features, num_classes)
+        setattr(net.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))
     else:
-        new = nn.Conv2d(last.in_channels, num_classes, last.kernel_size)
-    setattr(net.get_submodule(parent), child, new)
+        setattr(net.get_submodule(parent), child, nn.Conv2d(last.in_channels, num_classes, 1))
 
 
-def network(name, num_classes, *, weights=None):
+def network(name: str, num_classes: int, *, weights: str | None = None) -> Backbone:
     """A torchvision network in two parts, split before the last stage; ResNets and their like in stem and four stages.
 
     The last stage starts at the last layer or block that reduces the resolution. Where only pooling does so, at the
@@ -79,9 +80,9 @@ def network(name, num_classes, *, weights=None):
     return backbone
 
 
-def features_and_head(net):
+def features_and_head(net: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers and blocks of a torchvision network in the order they act: those with feature maps, those after."""
-    units = []
+    units: list[nn.Module] = []
     for name, part in net.named_children():
         if not name.lower().startswith("aux"):
             units += part if isinstance(part, nn.Sequential) else [part]
@@ -96,7 +97,7 @@ def features_and_head(net):
     return units, head
 
 
-def output_shapes(net, units):
+def output_shapes(net: nn.Module, units: list[nn.Module]) -> list[torch.Size]:
     """Shapes (1, C, h, w) of a 224-pixel image and of what each unit makes of it; nothing is computed."""
     x = torch.empty(1, 3, 224, 224, device="meta")
     shapes = [x.shape]
@@ -108,7 +109,7 @@ def output_shapes(net, units):
     return shapes
 
 
-def resnet_in_parts(net, num_classes):
+def resnet_in_parts(net: models.ResNet, num_classes: int) -> Backbone:
     """A torchvision ResNet, with its own initialisation or weights, as a `Backbone` of four stages."""
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     stages = [net.layer1, net.layer2, net.layer3, net.layer4]
@@ -117,7 +118,7 @@ def resnet_in_parts(net, num_classes):
     return backbone
 
 
-def lfi_resnet(depth, num_classes, *, stem_stride=1, weights=None):
+def lfi_resnet(depth: int, num_classes: int, *, stem_stride: int = 1, weights: str | None = None) -> Backbone:
     """LFI-CAM's ResNet for 224 pixels: the first convolution has stride 1, feature maps are 14x14.
 
     stem_stride=2 is the state of the authors' code before their preprint: torchvision's ResNet, feature maps 7x7, and
@@ -125,8 +126,9 @@ def lfi_resnet(depth, num_classes, *, stem_stride=1, weights=None):
     """
     if stem_stride not in (1, 2):
         raise InputError(f"stem_stride: expected 1 or 2, got {stem_stride!r}.")
-    backbone = resnet_in_parts(load(f"resnet{depth}", num_classes, weights), num_classes)
-    backbone.stem[0].stride = (stem_stride, stem_stride)
+    net = load(f"resnet{depth}", num_classes, weights)
+    net.conv1.stride = (stem_stride, stem_stride)
+    backbone = resnet_in_parts(net, num_classes)
     backbone.fin = "relu-all" if stem_stride == 1 else "relu-2-4"
     return backbone
 
@@ -134,17 +136,17 @@ def lfi_resnet(depth, num_classes, *, stem_stride=1, weights=None):
 class SqueezeExcitationNorm(nn.BatchNorm2d):
     """Batch norm, then each map times its gate (Hu et al., CVPR 2018): sigmoid(W2 ReLU(W1 GAP(x))), reduction 16."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.fc1 = nn.Linear(channels, channels // 16)
         self.fc2 = nn.Linear(channels // 16, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
         return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))[..., None, None]
 
 
-def se_resnet(depth, num_classes):
+def se_resnet(depth: int, num_classes: int) -> Backbone:
     """SE-ResNet as ABN's authors build it: a gate at the end of every residual block, for any image size.
 
     Their attention branch differs here: the map is the unbounded sum of log(1 + a) over the K class maps.

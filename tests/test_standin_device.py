@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 import lficam
 from lficam.data import datasets
-from lficam.data.resident import place
+from lficam.data.datasets import place
 from lficam.explainers.frozen import freeze
 from lficam.lab.photos import explain_photo
 from lficam.metrics import conventions, evaluation, measures, scoring
@@ -329,9 +329,9 @@ def test_a_notebook(standin, notebook, smaller, home, monkeypatch):  # noqa: ARG
     """Every cell, trainings in this process included, of the smoke profile made smaller still."""
 
     def trained_here(jobs, parallel, options):  # noqa: ARG001
-        for job in jobs.values():
+        for _, job in jobs:
             training.train(job, **options)
-        return {}
+        return []
 
     for module in (loop, sweep, training):
         monkeypatch.setattr(module, "best_device", lambda: DEVICE)

@@ -168,7 +168,7 @@ def test_resizing_is_bilinear():
 
 
 def test_missing_photograph_is_named(monkeypatch):
-    monkeypatch.setattr(photo_digits, "_PHOTOS", {"skimage": ["data/nothing.png"]})
+    monkeypatch.setattr(photo_digits, "_PHOTOS", {("skimage", "data"): ["nothing.png"]})
     with pytest.raises(InputError, match=r"nothing\.png: reinstall skimage"):
         photo_digits._photos.__wrapped__()
 

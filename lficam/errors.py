@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import math
 import typing
+from collections.abc import Collection, Mapping
 
 _LIMITS = {
     "size": (16, 4096),  # pixels a side; a batch of larger images fills any memory
@@ -32,14 +33,14 @@ def reason(error, limit=120):
     return (text or type(error).__name__).splitlines()[0][:limit]
 
 
-def choose(kind, name, known):
-    """Return ``known[name]``, or raise `InputError` naming the near ones.
+def choose(kind: str, name: typing.Any, known: Collection) -> typing.Any:
+    """Return ``known[name]``, or the name itself where known is no mapping; else raise `InputError` naming near ones.
 
-    >>> choose("backbone", "a", {"a": 1})
-    1
+    >>> choose("backbone", "a", {"a": 1}), choose("mode", "eval", ("eval", "train"))
+    (1, 'eval')
     """
     if name in known:
-        return known[name]
+        return known[name] if isinstance(known, Mapping) else name
     near = difflib.get_close_matches(str(name), list(known), n=3)
     listed = ", ".join(list(known)[:16]) + ", ..." * (len(known) > 16)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of: {listed}."

@@ -65,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
             message = f"{option}: expected a {'whole ' * (kind == 'int')}number, got {given}"
         if what.startswith("invalid choice: "):
             try:
-                choose("command", what.split("'")[1], dict.fromkeys(what.split("'")[3::2]))
+                choose("command", what.split("'")[1], what.split("'")[3::2])
             except InputError as error:
                 self.exit(2, f"lficam: {error}\n")
         self.exit(2, f"lficam: {message}; see `{self.prog} --help`.\n")
@@ -78,7 +78,7 @@ def _check_rest(arguments, rest):
 
         name, known = rest[0].partition("=")[0], re.findall(r"--[\w-]+", arguments.usage)
         if name.startswith("-"):
-            choose("option", name, dict.fromkeys(known))
+            choose("option", name, known)
         raise InputError(f"{rest[0]} is one argument too many: leave it out, or put what holds spaces into quotes.")
 
 

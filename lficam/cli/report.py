@@ -27,7 +27,7 @@ def report(arguments):
     folder, profile = home / arguments.profile, arguments.profile
     if folder.parent != home or not folder.is_dir() or folder.samefile(home.parent):
         with contextlib.suppress(FileNotFoundError):
-            choose("profile", profile, dict.fromkeys(os.listdir(files.root() / "notebooks" / "profiles")))
+            choose("profile", profile, os.listdir(files.root() / "notebooks" / "profiles"))
         first = f"lficam {'publish' if arguments.published else 'run'} --profile {profile}"
         there = sorted(path.name for path in home.glob("[!.]*") if path.is_dir())
         known = f"; there is {', '.join(there)}" if there else ""

@@ -59,7 +59,7 @@ class Convention:
     def __post_init__(self):
         check_fields(self)
         for name, known in CHOICES.items():
-            choose(name, getattr(self, name), dict.fromkeys(known))
+            choose(name, getattr(self, name), known)
         if self.average == "sums" and self.drop != "relative":
             raise InputError('average: "sums" is a relative drop, sums over sums; give drop="relative".')
 

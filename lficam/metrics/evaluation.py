@@ -94,7 +94,7 @@ def fgsm(model, pixels, labels, epsilon, space="pixels"):
     to [0, 1]; this removes all that is darker than the mean, so that even epsilon 0 changes the image.
     Raises `InputError` for an unknown space or a negative epsilon.
     """
-    choose("space", space, dict.fromkeys(("pixels", "authors")))
+    choose("space", space, ("pixels", "authors"))
     if not 0 <= epsilon < float("inf"):
         raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}.")
     model.eval()

@@ -130,7 +130,7 @@ def masked_images(pixels, maps, space="pixels", mean=None, *, check=True):
     mean: 3 numbers in [0, 1], for "normalised" only.
     Raises `InputError` for shapes that do not fit, an unknown space, or a missing mean.
     """
-    choose("mask space", space, dict.fromkeys(("pixels", "normalised")))
+    choose("mask space", space, ("pixels", "normalised"))
     _check_maps(maps, pixels, check)
     if space == "pixels":
         return maps[:, None] * pixels

@@ -35,8 +35,8 @@ class Plan:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
         for measure in self.measures:
-            choose("measure", measure, dict.fromkeys(MEASURES))
-        choose("precision", self.precision, dict.fromkeys(PRECISIONS))
+            choose("measure", measure, MEASURES)
+        choose("precision", self.precision, PRECISIONS)
         if not all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions):
             raise InputError(f"fractions: expected shares of the pixels, above 0 and at most 1, got {self.fractions}.")
         if len({masked(f) for f in self.fractions}) < len(self.fractions) or not (self.fractions and self.measures):

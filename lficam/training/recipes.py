@@ -51,8 +51,8 @@ class Recipe:
         check_numbers(seed=self.seed)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InputError(f"milestones: expected epochs in rising order, got {self.milestones}.")
-        choose("precision", self.precision, dict.fromkeys(("auto", "float32", "bfloat16")))
-        choose("schedule", self.schedule, dict.fromkeys(("step", "one-cycle")))
+        choose("precision", self.precision, ("auto", "float32", "bfloat16"))
+        choose("schedule", self.schedule, ("step", "one-cycle"))
 
     def rates(self, step, steps):
         """(lr, momentum) of a 0-based step, `steps` in an epoch; of the step alone, so that a resume shifts nothing."""

@@ -202,7 +202,7 @@ def _weights_missing(name):
     """How to get a network's weights; None when torch has them already."""
     if name.startswith("timm/"):
         return None
-    choose("classifier", name, dict.fromkeys(models.list_models(module=models)))
+    choose("classifier", name, models.list_models(module=models))
     known = models.get_model_weights(name)
     members = known.__members__
     which = "IMAGENET1K_V1" if "IMAGENET1K_V1" in members else "DEFAULT"

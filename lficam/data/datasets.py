@@ -139,9 +139,9 @@ def load(
     `folders.listed`; `split` is then only a name, and classes are "0" to the largest label, or `num_classes` of them.
     Raises `InputError`.
     """
-    choose("data set", name, dict.fromkeys((*photo_digits.GROUPS, *_DATASETS, *_FOLDERS)))
-    choose("split", split, dict.fromkeys(SPLITS))
-    choose("recipe", recipe, dict.fromkeys(("classifier", "explainer")))
+    choose("data set", name, (*photo_digits.GROUPS, *_DATASETS, *_FOLDERS))
+    choose("split", split, SPLITS)
+    choose("recipe", recipe, ("classifier", "explainer"))
     check_numbers(size=size, count=count, seed=seed, num_classes=num_classes)
     if list_file is not None and name not in _FOLDERS:
         raise InputError(

@@ -125,7 +125,7 @@ class Job:
         return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
 
 
-METHODS = dict.fromkeys(("plain", "abn", "lfi-cam", *learned.METHODS))
+METHODS = ("plain", "abn", "lfi-cam", *learned.METHODS)
 
 
 class Run(NamedTuple):
@@ -166,10 +166,11 @@ def train(
         images = job.images("train", job.train_count)
         with exact(job.recipe.seed, job.recipe.deterministic):
             options = {"device": device, "workers": workers, "compile": compile, "tensorboard": tensorboard}
-            return _train(job, images, fresh, processes, **options)
+            return _train(job, images, fresh, options | {"processes": processes})
 
 
-def _train(job, images, fresh, processes, *, device, workers, compile, tensorboard):
+def _train(job, images, fresh, options):
+    device, workers, processes = (options[name] for name in ("device", "workers", "processes"))
     model = job.model(images)
     folder = run_folder(job, images, model, device)
     history = read_history(folder)
@@ -184,7 +185,7 @@ def _train(job, images, fresh, processes, *, device, workers, compile, tensorboa
     else:
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
-        settings |= {"precision": precision_of(job.recipe, device), "compile": compile}
+        settings |= {"precision": precision_of(job.recipe, device), "compile": options["compile"]}
         # Of processes that train together the first keeps other runs out.
         todo = "wait for it, then the same command finds the model"
         alone = contextlib.nullcontext() if processes.rank else files.locked(folder / "last.pt", todo)
@@ -195,20 +196,7 @@ def _train(job, images, fresh, processes, *, device, workers, compile, tensorboa
             processes.everyone(None)
             model.to(device)
             images, seen = (relabelled(model, part, workers, processes) for part in (images, validation))
-            history = fit(
-                model,
-                images,
-                seen,
-                job.recipe,
-                folder,
-                device=device,
-                workers=workers,
-                tensorboard=tensorboard,
-                label=job.title,
-                settings=settings,
-                compile=compile,
-                processes=processes,
-            )
+            history = fit(model, images, seen, job.recipe, folder, label=job.title, settings=settings, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
     run = Run(load(folder / "best.pt", device, classifier), history, folder, found)

@@ -176,7 +176,7 @@ def batches(
     workers: processes that read files; sets in memory need none. The bits are the same with any number.
     failed: a list that takes (id, reason) of every file that cannot be read; its batch comes without it, and not at all
     when nothing is left of it. Without such a list that raises `InputError`, as do impossible numbers.
-    share: a function from the positions of a batch to those of them that are wanted (`distributed.Processes.share`).
+    share: a function from the positions of a batch to those of them that are wanted (`distributed.World.share`).
     """
     check_numbers(batch_size=batch_size, workers=workers)
     if not len(images):

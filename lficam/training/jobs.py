@@ -152,7 +152,8 @@ def train(
     """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
 
     fresh: forget an earlier run of the same job. compile: see `loop.compiled_loss`. workers: processes that read image
-    files. Started by torchrun or `accelerate launch`, the processes train one model (`distributed`).
+    files. tensorboard: write scalars there too. Started by torchrun or `accelerate launch`, the processes train one
+    model (`distributed`).
     Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
     kernels, TF32, cuDNN's benchmark) is as before afterwards.
     Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and

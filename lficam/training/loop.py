@@ -92,7 +92,7 @@ def fit(
     (`compiled_loss`); not with several processes (`distributed`).
     """
     folder, device = Path(folder), torch.device(device)
-    model.to(device, memory_format=memory_format(device, images.size))  # type: ignore[call-overload]
+    model.to(device).to(memory_format=memory_format(device, images.size))
     if isinstance(model, Explainer):
         model.processes = processes  # it is trained with all labels of the batch
     optimizer = sgd(model, recipe)
@@ -132,7 +132,7 @@ def compiled_loss(model: Model, recipe: Recipe) -> Loss | None:
     round otherwise, nor are explainers, whose hooks on the classifier torch.compile cannot follow: that is said, and
     the result None. Its first call raises `InputError` where compiling fails.
     """
-    refusal = "an explainer hooks into its classifier" if hasattr(model, "mechanism") else ""
+    refusal = "an explainer hooks into its classifier" if isinstance(model, Explainer) else ""
     refusal = "the recipe is deterministic" if recipe.deterministic else refusal
     if refusal:
         say(f"compile: {refusal}, so the training is not compiled.")

@@ -166,7 +166,7 @@ def check_names(arguments):
     known = {
         "method": {*jobs.METHODS, *controls.METHODS},
         "baseline": controls.METHODS,
-        "dataset": datasets._MAKERS,
+        "dataset": datasets.NAMES,
         "split": datasets.SPLITS,
         "measures": measures.MEASURES,
         "precision": measures.PRECISIONS,

@@ -16,7 +16,6 @@ from standin import DEVICE, Standin
 from torch.utils._python_dispatch import _disable_current_modes
 
 import lficam
-from lficam import training
 from lficam.data import datasets
 from lficam.data.datasets import place
 from lficam.explainers.frozen import freeze
@@ -108,7 +107,7 @@ def test_the_stand_in_counts_what_the_host_waits_for(standin):
         assert standin.waits.total() == 1, standin.waits
     with pytest.raises(lficam.InputError):
         measures.localisation.sparsity(x.view(1, 2, 2) * torch.nan)
-    assert ("nonzero", "localisation.py") in {(what, place.partition(":")[0]) for what, place in standin.waits}
+    assert "nonzero" in {what for what, _ in standin.waits}
 
 
 # --- training
@@ -306,10 +305,10 @@ def test_a_notebook(standin, notebook, smaller, home, monkeypatch):  # noqa: ARG
 
     def trained_here(todo, parallel, options):  # noqa: ARG001
         for _, job in todo:
-            training.train(job, **options)
+            jobs.train(job, **options)
         return []
 
-    for module in (loop, sweep, jobs, training):
+    for module in (loop, sweep, jobs):
         monkeypatch.setattr(module, "best_device", lambda: DEVICE)
     monkeypatch.setattr(sweep, "_run", trained_here)
     monkeypatch.setattr("lficam.plots.pictures.save", lambda *_: None)

@@ -35,14 +35,12 @@ from torch import Tensor
 from .. import files
 from ..errors import InputError, check_numbers, choose, reason
 from ..progress import say
-from . import cifar, folders, photo_digits
+from . import CIFAR_STATISTICS, IMAGENET_STATISTICS, cifar, folders, photo_digits
 from .sources import Memory, Pictures, Resident, Source, permutation, to_float
 
 SPLITS = ("train", "validation", "test")
 ONCE = "from lficam.data.datasets import load; load({name!r}, 'train', download=True)"  # a line that downloads
 LIMIT = 4 * 2**30  # bytes of a data set on a device
-_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # LFI-CAM's numbers, for STL-10 too
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PHOTO_DIGITS = ((0.48, 0.39, 0.35), (0.28, 0.23, 0.25))  # measured on its train split
 _DATASETS = {
     "cifar10": (torchvision.datasets.CIFAR10, 5000),  # and the size of the validation split
@@ -50,6 +48,7 @@ _DATASETS = {
     "stl10": (torchvision.datasets.STL10, 500),
 }
 _FOLDERS = ("folder", "catdog", "imagenet")
+NAMES = (*photo_digits.GROUPS, *_DATASETS, *_FOLDERS)
 Positions = Sequence[int] | Tensor | np.ndarray  # integers or a boolean mask
 
 
@@ -139,7 +138,7 @@ def load(
     `folders.listed`; `split` is then only a name, and classes are "0" to the largest label, or `num_classes` of them.
     Raises `InputError`.
     """
-    choose("data set", name, (*photo_digits.GROUPS, *_DATASETS, *_FOLDERS))
+    choose("data set", name, NAMES)
     choose("split", split, SPLITS)
     choose("recipe", recipe, ("classifier", "explainer"))
     check_numbers(size=size, count=count, seed=seed, num_classes=num_classes)
@@ -247,7 +246,7 @@ def _torchvision(name, split, root, size, download, recipe):
     size = (size or 224) if name == "stl10" else 32
     source = Pictures(pixels, size, recipe) if name == "stl10" else Memory(pixels, pad=4, mirror=True)
     ids = tuple(f"{name}/{part}/{row:05d}" for row in rows.tolist())
-    return Images(name, split, classes, labels[rows], ids, size, *_CIFAR, source, rows, note=note)
+    return Images(name, split, classes, labels[rows], ids, size, *CIFAR_STATISTICS, source, rows, note=note)
 
 
 @functools.lru_cache(maxsize=4)
@@ -281,7 +280,7 @@ def _folder(name, split, root, size, list_file, num_classes, recipe):
     kind = "photos" if name == "folder" and recipe == "classifier" else recipe
     source, labels, rows = Pictures(found.paths, size, kind), torch.tensor(found.labels), torch.arange(len(found.ids))
     classes, ids = tuple(found.classes), tuple(found.ids)
-    return Images(name, split, classes, labels, ids, size, *_IMAGENET, source, rows, note=found.note)
+    return Images(name, split, classes, labels, ids, size, *IMAGENET_STATISTICS, source, rows, note=found.note)
 
 
 def _first(images, count):

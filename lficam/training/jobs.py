@@ -192,7 +192,7 @@ def _train(job, images, fresh, options):
         alone = contextlib.nullcontext() if processes.rank else files.locked(folder / "last.pt", todo)
         with alone, _told(job, folder):
             if fresh and not processes.rank:
-                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*")]:
                     path.unlink(missing_ok=True)
             processes.everyone(None)
             model.to(device)

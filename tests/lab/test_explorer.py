@@ -24,7 +24,6 @@ from torchvision.models import vgg11
 from tornado.ioloop import IOLoop
 
 import lficam
-from lficam import training
 from lficam.cli import explore, main
 from lficam.data import datasets
 from lficam.errors import InputError
@@ -34,6 +33,7 @@ from lficam.lab.photos import Opened, read_photo
 from lficam.maps import finish
 from lficam.metrics.faithfulness import keep_top
 from lficam.models import checkpoints
+from lficam.training import jobs as training
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_fresh_and_wrong_cells_are_one_sentence(copied):
     book = copied / "notebooks" / "03_lcam.ipynb"
     text = book.read_text()
     book.write_text(text.replace("training.Job(", "training.Jobs("))
-    cell = "from lficam import training"
+    cell = "from lficam.training import jobs as training"
     with pytest.raises(InputError, match=rf"03_lcam: its cell `{cell}`, .* failed: AttributeE"):
         plan.collect("smoke")
     with pytest.raises(InputError, match="Unknown profile 'smok'"):

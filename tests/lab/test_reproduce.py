@@ -28,7 +28,7 @@ record = {"notebook": NAME, "profile": profile, "command": "x", "seconds": 1, "t
 with open(os.environ["LFICAM_HOME"] + "/executed", "a") as file: print(NAME, file=file)
 """
 JOBS = """
-from lficam import training
+from lficam.training import jobs as training
 jobs = {"one": training.Job("plain", "resnet-8", dataset="folder", data_root="nowhere")}
 """
 WAIT = """

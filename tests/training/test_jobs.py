@@ -74,7 +74,7 @@ def kill_after_epoch(epoch, home):
 
 @pytest.mark.usefixtures("home")
 def test_same_seed_same_bits_and_another_seed_others():
-    recipe = dataclasses.replace(RECIPE, epochs=2)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
     job = dataclasses.replace(JOB, recipe=recipe)
     first = train(job)
     kept = weights(first.folder)

@@ -314,31 +314,22 @@ def test_folder(animals):
     assert train.pixels([0, 6]).shape == (2, 3, 32, 32)
     assert datasets.load("catdog", "train", root=animals, count=5, size=32).labels.tolist() == [0, 1, 0, 1, 0]
     assert datasets.load("folder", "train", root=animals).size == 224
-
-
-def test_folder_with_val_and_test(animals):
     shutil.copytree(animals / "val", animals / "test")
     test, validation = (datasets.load("folder", split, root=animals) for split in ("test", "validation"))
     assert (test.ids[0], validation.ids[0], test.note) == ("test/cat/0.png", "val/cat/0.png", "")
 
 
-def test_folder_evaluation_is_resize_and_centre_crop(animals):
-    """50 x 40 at size 28: short side to 32, so 40 x 32; then the middle 28."""
-    images = datasets.load("folder", "train", root=animals, size=28)
-    whole = Image.open(animals / "train" / "cat" / "1.png").resize((40, 32), Image.Resampling.BILINEAR)
-    assert np.array_equal(eight_bits(images.pixels([1]))[0], np.array(whole.crop((6, 2, 34, 30))))
-
-
-def test_explainer_recipe_crops_without_scaling(animals):
-    """Every augmented image is one of the 28-pixel windows of the resized image, or its mirror image."""
+def test_crops_of_evaluation_and_of_the_explainer_recipe(animals):
+    """50 x 40 at size 28: short side to 32, so 40 x 32; then the middle 28, or any 28 and its mirror image."""
     images = datasets.load("folder", "train", root=animals, size=28, recipe="explainer")
     whole = np.array(Image.open(animals / "train" / "cat" / "1.png").resize((40, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(eight_bits(images.pixels([1]))[0], whole[2:30, 6:34])
     windows = {whole[y : y + 28, x : x + 28].tobytes() for y in range(5) for x in range(13)}
     mirrored = {np.frombuffer(w, np.uint8).reshape(28, 28, 3)[:, ::-1].tobytes() for w in windows}
-    seen = [eight_bits(images.pixels([1], augment=True, seed=s)).tobytes() for s in range(20)]
-    assert set(seen) <= windows | mirrored
-    assert set(seen) & windows
-    assert set(seen) & mirrored
+    seen = {eight_bits(images.pixels([1], augment=True, seed=s)).tobytes() for s in range(20)}
+    assert seen <= windows | mirrored
+    assert seen & windows
+    assert seen & mirrored
 
 
 @few_cores

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lficam
 from benchmarks import timing
-from lficam.data import arrays, resident
+from lficam.data import arrays, datasets
 from lficam.errors import InputError
 from lficam.numerics import exact
-from lficam.training import loop, speed
+from lficam.training import loop
 from lficam.training.recipes import Recipe
 
 LADDER = ("host-fed float32", "resident", "channels last", "fused SGD", "bfloat16", "compiled")
@@ -49,9 +49,9 @@ class Rung:
         for group in self.optimizer.param_groups:
             group["fused"] = True if top >= 3 else None  # None is torch's own choice
         images = random_images(given.images)
-        images = resident.place(images, self.device) if top >= 1 else images
+        images = datasets.place(images, self.device) if top >= 1 else images
         self.batches = self._endless(images)
-        self.loss = speed.compiled(self.model, self.recipe) if top >= 5 else None
+        self.loss = loop.compiled_loss(self.model, self.recipe) if top >= 5 else None
         self.memory = 0
 
     def _endless(self, images):

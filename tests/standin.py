@@ -27,8 +27,6 @@ aten = torch.ops.aten
 # What gives a number of values that the host has to know.
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal", "is_nonzero"}
 COPIES = {"_to_copy", "copy_", "_copy_from"}
-# What CUDA refuses under `torch.use_deterministic_algorithms`.
-RANDOM_ORDER = {"_adaptive_avg_pool2d_backward", "kthvalue", "reflection_pad2d_backward", "histc"}
 _waits = collections.Counter()
 
 
@@ -115,8 +113,6 @@ def _call(func, args, kwargs):
         _refuse_mixed(func, name, args, tensors)
     if name in READS:
         _wait(name)
-    if name in RANDOM_ORDER and torch.are_deterministic_algorithms_enabled():
-        raise RuntimeError(f"{func} does not have a deterministic implementation")
     options = kwargs if wanted is None else kwargs | {"device": "cpu" if here else wanted}
     found = func(*tree_map(_values, args), **tree_map(_values, options))
     if not here or name == "_local_scalar_dense":

@@ -167,7 +167,7 @@ def check_names(arguments):
     known = {
         "method": {*jobs.METHODS, *registry.METHODS},
         "baseline": registry.METHODS,
-        "dataset": datasets._MAKERS,
+        "dataset": datasets.NAMES,
         "split": datasets.SPLITS,
         "measures": measures.MEASURES,
         "precision": measures.PRECISIONS,

@@ -11,11 +11,11 @@ from networks import RECIPE, TinyNet, golden_images, golden_outputs, steps
 
 import lficam
 from benchmarks.fast_path import random_images
-from lficam.data import datasets, resident
+from lficam.data import datasets, sources
 from lficam.losses import classification_loss
 from lficam.models import checkpoints
 from lficam.numerics import exact
-from lficam.training import loop, speed
+from lficam.training import loop
 
 pytestmark = pytest.mark.filterwarnings("default")  # drivers and compilers warn of what nobody here can mend
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -52,8 +52,8 @@ def losses(method, device, recipe=RECIPE, fused=None, compiled=False):
     optimizer = loop.sgd(model, recipe)
     for group in optimizer.param_groups if fused is not None else ():
         group["fused"] = fused
-    loss = speed.compiled(model, recipe) if compiled else None
-    return steps(model, optimizer, resident.place(random_images(64), device), recipe, loss)
+    loss = loop.compiled_loss(model, recipe) if compiled else None
+    return steps(model, optimizer, datasets.place(random_images(64), device), recipe, loss)
 
 
 def authors(golden, name, device):
@@ -104,13 +104,11 @@ def test_the_first_loss_of_tame_is_the_authors(device):
     assert [term.item() for term in terms.values()] == pytest.approx(expected, rel=2e-4)
 
 
-@pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("augment", [True, False])
-def test_pixels_on_the_device_have_the_cpus_bits(device, mirror, augment):
-    part = random_images(500, mirror=mirror).subset(torch.arange(499, -1, -3))
-    there = resident.place(part, device)
-    assert isinstance(there.source, resident.Resident)
-    options = {"shuffle": True, "augment": augment, "seed": 5}
+def test_pixels_on_the_device_have_the_cpus_bits(device, augment):
+    part = random_images(500).subset(torch.arange(499, -1, -3))
+    there, options = datasets.place(part, device), {"shuffle": True, "augment": augment, "seed": 5}
+    assert isinstance(there.source, sources.Resident)
     for pair in zip(datasets.batches(there, 64, **options), datasets.batches(part, 64, **options), strict=True):
         assert all(torch.equal(a.cpu(), b) for a, b in zip(*pair, strict=True))
 
@@ -118,7 +116,7 @@ def test_pixels_on_the_device_have_the_cpus_bits(device, mirror, augment):
 @pytest.mark.parametrize("method", [*CLASSIFIERS, "l-cam-fm", "l-cam-img", "tame", "t-tame"])
 def test_no_step_waits_for_the_host(device, method):
     """By torch's own check; of all operations, and with the place, test_standin_device.py asks it without a GPU."""
-    model, images = made(method, device), resident.place(random_images(64), device)
+    model, images = made(method, device), datasets.place(random_images(64), device)
     optimizer = loop.sgd(model, RECIPE)
     steps(model, optimizer, images)  # first calls may wait
     torch.cuda.set_sync_debug_mode("error")

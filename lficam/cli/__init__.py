@@ -120,8 +120,6 @@ def _model_commands(commands):
     _training_options(command)
     command.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     command.add_argument("--compile", action="store_true", help="compile the steps (torch.compile), for long trainings")
-    text = "of several processes, batch norm sees its own part of a batch"
-    command.add_argument("--no-sync-batch-norm", action="store_false", dest="sync_batch_norm", help=text)
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
     again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
@@ -265,7 +263,7 @@ def train_model(arguments):
     from ..training.jobs import train
 
     job = _job(arguments)
-    names = ("workers", "tensorboard", "fresh", "compile", "sync_batch_norm")
+    names = ("workers", "tensorboard", "fresh", "compile")
     run = train(job, **{name: getattr(arguments, name) for name in names})
     best = run.history[-1] if job.explains else max(run.history, key=lambda row: row["validation_accuracy"])
     what = "masked images still of their class" if job.explains else "best validation accuracy"

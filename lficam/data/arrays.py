@@ -1,7 +1,10 @@
 """Pixels of one's own, in memory, as a data set."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError, is_a
 from ..maps import check_range
@@ -10,18 +13,18 @@ from .sources import Memory
 
 
 def images(
-    pixels,
-    labels,
-    classes=None,
+    pixels: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | Sequence[int],
+    classes: Sequence[str] | None = None,
     *,
-    name="own",
-    split="train",
-    mean=None,
-    std=None,
-    pad=None,
-    mirror=False,
-    masks=None,
-):
+    name: str = "own",
+    split: str = "train",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    pad: int | None = None,
+    mirror: bool = False,
+    masks: Tensor | np.ndarray | None = None,
+) -> Images:
     """Pixels and labels, tensors or numpy arrays, as `datasets.Images`: what trainings, scores and the explorer take.
 
     pixels (N, 3, S, S): uint8, or floating-point in [0, 1], of which 256 steps are kept. labels (N,): integers from 0.
@@ -31,9 +34,9 @@ def images(
     them. pad, mirror: augmentation in training, shifts by at most pad pixels (by default S // 8) and mirroring.
     Raises `InputError`.
     """
-    pixels = _pixels(_tensor("pixels", pixels))
-    count, size = len(pixels), pixels.shape[-1]
-    labels, classes = _labels(_tensor("labels", labels), count, classes)
+    data = _pixels(_tensor("pixels", pixels))
+    count, size = len(data), data.shape[-1]
+    known, names = _labels(_tensor("labels", labels), count, classes)
     masks = None if masks is None else torch.as_tensor(masks).bool()
     if masks is not None and masks.shape != (count, size, size):
         raise InputError(f"masks: expected {(count, size, size)}, got {tuple(masks.shape)}.")
@@ -42,13 +45,12 @@ def images(
             raise InputError(f"{what}: expected three numbers, one for each channel, got {numbers!r}.")
     if pad is not None and (not is_a(pad, int) or pad < 0):
         raise InputError(f"pad: expected a whole number of pixels of at least 0, got {pad!r}.")
-    if mean is None or std is None:
-        measured = statistics(pixels)
-        mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
-    scale = [tuple(map(float, mean)), tuple(map(float, std))]
-    source = Memory(pixels, size // 8 if pad is None else pad, mirror)
+    measured = statistics(data) if mean is None or std is None else ((), ())
+    mean = tuple(map(float, measured[0] if mean is None else mean))
+    std = tuple(map(float, measured[1] if std is None else std))
+    source = Memory(data, size // 8 if pad is None else pad, mirror)
     ids = tuple(f"{name}/{split}/{i:05d}" for i in range(count))
-    return Images(name, split, classes, labels, ids, size, *scale, source, rows=torch.arange(count), masks=masks)
+    return Images(name, split, names, known, ids, size, mean, std, source, torch.arange(count), masks)
 
 
 def _tensor(what, values):
@@ -88,7 +90,7 @@ def _pixels(pixels):
     return (pixels * 255).round().to(torch.uint8).contiguous()
 
 
-def statistics(pixels):
+def statistics(pixels: Tensor) -> tuple[Sequence[float], Sequence[float]]:
     """(mean, std) of pixels (N, C, H, W) uint8, as numbers in [0, 1] for each channel; exact, from histograms."""
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in pixels.unbind(1)]).double()
     shares, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255

@@ -3,6 +3,8 @@
 A record is the label (CIFAR-100: coarse, then fine) and 3,072 bytes of pixels: planes R, G, B of 32 x 32.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -21,18 +23,19 @@ _FILES = {  # folder, bytes of labels, images a file, {part: files}, file of cla
 }
 
 
-def folder(name, root):
+def folder(name: str, root: Path) -> Path | None:
     """The folder of a data set's binary files in `root`, None when there is none."""
     path = root / _FILES[name][0] if name in _FILES else None
     return path if path is not None and path.is_dir() else None
 
 
-def read(name, part, root):
+def read(name: str, part: str, root: Path) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
     """Pixels (M, 3, 32, 32) uint8, labels (M,) int64 and class names of "train" or "test".
 
     Raises `InputError` for a file that is missing, cut or of something else.
     """
-    home, (_, labels, count, parts, meta) = folder(name, root), _FILES[name]
+    inside, labels, count, parts, meta = _FILES[name]
+    home = root / inside
     classes = _file(home / meta).decode("utf-8", "replace").split()
     records = [_records(home / file, labels, count or (50_000 if part == "train" else 10_000)) for file in parts[part]]
     table = np.concatenate(records)

@@ -22,37 +22,42 @@ orientation is ignored.
 import dataclasses
 import functools
 import hashlib
-import typing
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchvision
+from torch import Tensor
 
 from .. import files
-from ..errors import InputError, check_numbers, choose
+from ..errors import InputError, check_numbers, choose, reason
+from ..progress import say
 from . import CIFAR_STATISTICS, IMAGENET_STATISTICS, cifar, folders, photo_digits
-from .resident import Resident
-from .sources import Memory, Pictures, Reader, permutation, unit
+from .sources import Memory, Pictures, Resident, Source, permutation, to_float
 
 SPLITS = ("train", "validation", "test")
 ONCE = "from lficam.data.datasets import load; load({name!r}, 'train', download=True)"  # a line that downloads
+LIMIT = 4 * 2**30  # bytes of a data set on a device
 _PHOTO_DIGITS = ((0.48, 0.39, 0.35), (0.28, 0.23, 0.25))  # measured on its train split
 _DATASETS = {
     "cifar10": (torchvision.datasets.CIFAR10, 5000),  # and the size of the validation split
     "cifar100": (torchvision.datasets.CIFAR100, 5000),
     "stl10": (torchvision.datasets.STL10, 500),
 }
+_FOLDERS = ("folder", "catdog", "imagenet")
+NAMES = (*photo_digits.GROUPS, *_DATASETS, *_FOLDERS)
+Positions = Sequence[int] | Tensor | np.ndarray  # integers or a boolean mask
 
 
-class Batch(typing.NamedTuple):
+class Batch(NamedTuple):
     """Pixels (B, 3, S, S) float32 in [0, 1] and labels (B,) on the device asked for; indices (B,) stay on the CPU."""
 
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
+    pixels: Tensor
+    labels: Tensor
+    indices: Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -67,30 +72,30 @@ class Images:
     name: str
     split: str
     classes: tuple[str, ...]
-    labels: torch.Tensor
+    labels: Tensor
     ids: tuple[str, ...]
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    source: object
-    rows: torch.Tensor  # (N,) of `source`; augmentation follows them, so that a subset is augmented like the whole
-    masks: torch.Tensor | None = None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: Source
+    rows: Tensor  # (N,) of `source`; augmentation follows them, so that a subset is augmented like the whole
+    masks: Tensor | None = None
     note: str = ""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.name} {self.split}: {len(self)} images, {self.size} x {self.size}, {len(self.classes)} classes>"
 
-    def pixels(self, indices, augment=False, seed=0):
+    def pixels(self, indices: Positions, augment: bool = False, seed: int = 0) -> Tensor:
         """Images (B, 3, S, S), float32 in [0, 1]. The augmentation of an image depends on (seed, image) alone.
 
         Raises `InputError` for a file that cannot be read.
         """
-        return unit(self.source.read(self.rows[_positions(indices)], augment, seed), "cpu")
+        return to_float(self.source.read(self.rows[_positions(indices)], augment, seed))
 
-    def subset(self, indices):
+    def subset(self, indices: Positions) -> "Images":
         """The images at these positions (integers or a boolean mask), in this order."""
         at = torch.arange(len(self))[_positions(indices)]
         return dataclasses.replace(
@@ -102,7 +107,7 @@ class Images:
         )
 
     @functools.cached_property
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256, in hex, of ids, labels and pixels; of image files their sizes, and the beginnings of sixteen."""
         sha = hashlib.sha256("\n".join(self.ids).encode())
         sha.update(self.labels.numpy().astype("<i8").tobytes())
@@ -111,18 +116,18 @@ class Images:
 
 
 def load(
-    name,
-    split,
+    name: str,
+    split: str,
     *,
-    root=None,
-    size=None,
-    count=None,
-    seed=0,
-    download=False,
-    list_file=None,
-    num_classes=None,
-    recipe="classifier",
-):
+    root: Path | str | None = None,
+    size: int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+    list_file: Path | str | None = None,
+    num_classes: int | None = None,
+    recipe: str = "classifier",
+) -> Images:
     """Return the `Images` of a split: "train", "validation" or "test". The names are at the top of this module.
 
     root: the folder of the data; by default data/cache of the project, and there catdog or imagenet.
@@ -133,29 +138,38 @@ def load(
     `folders.listed`; `split` is then only a name, and classes are "0" to the largest label, or `num_classes` of them.
     Raises `InputError`.
     """
-    asked = SimpleNamespace(**locals())
-    return _check(asked)(asked)
-
-
-def _check(asked):
-    """The maker of the data set that is asked for, if the question makes sense."""
-    make = choose("data set", asked.name, _MAKERS)
-    choose("split", asked.split, SPLITS)
-    choose("recipe", asked.recipe, ("classifier", "explainer"))
-    check_numbers(**{what: getattr(asked, what) for what in ("size", "count", "seed", "num_classes")})
-    if asked.list_file is not None and make is not _folder:
+    choose("data set", name, NAMES)
+    choose("split", split, SPLITS)
+    choose("recipe", recipe, ("classifier", "explainer"))
+    check_numbers(size=size, count=count, seed=seed, num_classes=num_classes)
+    if list_file is not None and name not in _FOLDERS:
         raise InputError(
-            f"{asked.name} takes no list of files (--list-file, list_file): leave it out; imagenet, catdog and "
+            f"{name} takes no list of files (--list-file, list_file): leave it out; imagenet, catdog and "
             "folder take one."
         )
-    if asked.num_classes is not None and asked.list_file is None:
+    if num_classes is not None and list_file is None:
         raise InputError("num_classes goes with list_file only: elsewhere the data set knows its classes.")
-    return make
+    if name in photo_digits.GROUPS:
+        return _photo_digits(name, split, size or 32, count, seed)
+    if name in _DATASETS:
+        images = _torchvision(name, split, root, size, download, recipe)
+    else:
+        images = _folder(name, split, root, size or 224, list_file, num_classes, recipe)
+    return images if count is None else _first(images, count)
 
 
 def batches(
-    images, batch_size, *, shuffle=False, augment=False, seed=0, device="cpu", workers=0, failed=None, share=None
-):
+    images: Images,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    augment: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    failed: list[tuple[str, str]] | None = None,
+    share: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Batch]:
     """Iterate over `Batch`es. Order and augmentation follow from `seed` alone: give another one for each epoch.
 
     workers: processes that read files; sets in memory need none. The bits are the same with any number.
@@ -164,70 +178,75 @@ def batches(
     share: a function from the positions of a batch to those of them that are wanted (`distributed.World.share`).
     """
     check_numbers(batch_size=batch_size, workers=workers)
+    if not len(images):
+        return iter(())
     order = permutation(len(images), seed) if shuffle else torch.arange(len(images))
-    cuts = [share(cut) if share else cut for cut in order.split(batch_size)] if len(order) else []
-    reader = Reader(images, augment, seed, lenient=failed is not None)
-    return _batches(images, cuts, reader, torch.device(device), workers, failed)
+    cuts = [share(cut) if share else cut for cut in order.split(batch_size)]
+    rows, device = [images.rows[cut] for cut in cuts], torch.device(device)
+    parts = images.source.batches(rows, augment, seed, device=device, workers=workers)
+    return _batches(images, cuts, parts, device, failed)
 
 
-def _batches(images, cuts, reader, device, workers, failed):
-    if isinstance(images.source, Resident):
-        found = images.source.batches(images.rows, images.labels, cuts, reader.augment, reader.seed)
-        yield from (Batch(*both, cut) for both, cut in zip(found, cuts, strict=True))
-        return
-    if isinstance(images.source, Memory):
-        parts = map(reader.__getitem__, cuts)
-    else:
-        parts = torch.utils.data.DataLoader(
-            reader,
-            sampler=cuts,
-            batch_size=None,  # the sampler gives whole batches
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
-    for cut, pixels in zip(cuts, parts, strict=True):
-        if isinstance(pixels, InputError):
-            raise pixels
-        if not torch.is_tensor(pixels):  # what is left of a batch, and why the others are not there
-            pixels, reasons = pixels
-            failed.extend((images.ids[at], reason) for at, reason in reasons.items())
-            cut = torch.tensor([at for at in cut.tolist() if at not in reasons], dtype=torch.long)
-            if pixels is None:
-                continue
-        yield Batch(unit(pixels, device), images.labels[cut].to(device, non_blocking=True), cut)
+def _batches(images, cuts, parts, device, failed):
+    # All labels at once, so that no step waits for a copy of its own.
+    labels = images.labels[torch.cat(cuts)].to(device, non_blocking=True).split([len(cut) for cut in cuts])
+    for cut, known, (pixels, reasons) in zip(cuts, labels, parts, strict=True):
+        if reasons:
+            if failed is None:
+                raise InputError(next(iter(reasons.values())))
+            failed.extend((images.ids[cut[place]], why) for place, why in reasons.items())
+            left = [place for place in range(len(cut)) if place not in reasons]
+            cut, known = cut[left], known[left]
+        if len(cut):
+            yield Batch(to_float(pixels, device), known, cut)
 
 
-def _photo_digits(asked):
-    size, (usual, most) = asked.size or 32, photo_digits.counts(asked.name, asked.split)
-    count = asked.count or usual
-    if count > most:
-        raise _too_many(asked, most)
-    pixels, masks, labels = map(torch.from_numpy, photo_digits.render(asked.name, asked.split, size, count, asked.seed))
+def place(images: Images, device: torch.device | str) -> Images:
+    """The images with their pixels on the device as well; themselves where they are files, too large or do not fit.
+
+    `batches` of them are index operations on the device, with the same bits.
+    """
+    source, device = images.source, torch.device(device)
+    if not isinstance(source, Memory) or isinstance(source, Resident):
+        return images
+    needed = len(images) * source.data.shape[1] * (images.size + 2 * source.pad) ** 2
+    try:
+        free = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else LIMIT
+        if needed <= min(LIMIT, free):
+            return dataclasses.replace(images, source=Resident(source, images.rows, device))
+        why = f"{needed / 2**30:.1f} GiB are too many for the device"
+    except RuntimeError as error:  # of the device, or memory
+        why = reason(error)
+    say(f"{images.name}: pixels stay in main memory ({why}).")
+    return images
+
+
+def _photo_digits(name, split, size, count, seed):
+    usual, most = photo_digits.counts(name, split)
+    _check_count(name, split, count or usual, most)
+    rendered = photo_digits.render(name, split, size, count or usual, seed)
+    pixels, masks, labels = map(torch.from_numpy, rendered)
     source = Memory(pixels, pad=max(1, size // 16), mirror=False)
-    ids = [f"{asked.name}/{asked.split}/{i:05d}" for i in range(count)]
-    return _images(asked, photo_digits.GROUPS[asked.name], labels, ids, source, size, _PHOTO_DIGITS, masks=masks)
+    ids, rows = tuple(f"{name}/{split}/{i:05d}" for i in range(len(labels))), torch.arange(len(labels))
+    return Images(name, split, tuple(photo_digits.GROUPS[name]), labels, ids, size, *_PHOTO_DIGITS, source, rows, masks)
 
 
-def _torchvision(asked):
-    held = _DATASETS[asked.name][1]
-    if asked.name != "stl10" and asked.size not in (None, 32):
-        raise InputError(f"{asked.name} has images of 32 x 32: leave size out instead of giving {asked.size}.")
-    root = Path(asked.root or files.root() / "data" / "cache").expanduser().resolve()
-    part = "test" if asked.split == "test" else "train"
-    pixels, labels, classes = _fetch(asked.name, part, root, asked.download)
+def _torchvision(name, split, root, size, download, recipe):
+    held = _DATASETS[name][1]
+    if name != "stl10" and size not in (None, 32):
+        raise InputError(f"{name} has images of 32 x 32: leave size out instead of giving {size}.")
+    root = Path(root or files.root() / "data" / "cache").expanduser().resolve()
+    part = "test" if split == "test" else "train"
+    pixels, labels, classes = _fetch(name, part, root, download)
     rows, note = torch.arange(len(labels)), ""
     if part == "train":
         order = permutation(len(labels), 0)
-        rows = (order[-held:] if asked.split == "validation" else order[:-held]).sort().values
+        rows = (order[-held:] if split == "validation" else order[:-held]).sort().values
         note = f"{held} of the {len(labels)} training images are held out for validation."
-    if asked.name == "stl10":
-        size = asked.size or 224
-        source = Pictures(pixels, size, asked.recipe)
-    else:
-        size, source = 32, Memory(pixels, pad=4, mirror=True)
-    ids = [f"{asked.name}/{part}/{row:05d}" for row in rows.tolist()]
-    return _images(asked, classes, labels[rows], ids, source, size, CIFAR_STATISTICS, rows=rows, note=note)
+    size = (size or 224) if name == "stl10" else 32
+    source = Pictures(pixels, size, recipe) if name == "stl10" else Memory(pixels, pad=4, mirror=True)
+    ids = tuple(f"{name}/{part}/{row:05d}" for row in rows.tolist())
+    return Images(name, split, classes, labels[rows], ids, size, *CIFAR_STATISTICS, source, rows, note=note)
 
 
 @functools.lru_cache(maxsize=4)
@@ -252,46 +271,31 @@ def _fetch(name, part, root, download):
     return pixels if name == "stl10" else pixels.permute(0, 3, 1, 2).contiguous(), labels, tuple(data.classes)
 
 
-def _folder(asked):
-    if asked.root is None and asked.name == "folder":
+def _folder(name, split, root, size, list_file, num_classes, recipe):
+    if root is None and name == "folder":
         raise InputError("folder: give --data-root (data_root, root), the folder that holds the images.")
-    root = Path(asked.root or files.root() / "data" / "cache" / asked.name).expanduser()
-    if asked.list_file is None:
-        found = folders.find(root, asked.split, asked.name)
-    else:
-        found = folders.listed(root, asked.list_file, asked.num_classes)
-    size, labels = asked.size or 224, torch.tensor(found.labels)
-    own = asked.name == "folder" and asked.recipe == "classifier"
-    source = Pictures(found.paths, size, "photos" if own else asked.recipe)
-    return _images(asked, found.classes, labels, found.ids, source, size, IMAGENET_STATISTICS, note=found.note)
+    root = Path(root or files.root() / "data" / "cache" / name).expanduser()
+    listed = list_file is not None
+    found = folders.listed(root, list_file, num_classes) if listed else folders.find(root, split, name)
+    kind = "photos" if name == "folder" and recipe == "classifier" else recipe
+    source, labels, rows = Pictures(found.paths, size, kind), torch.tensor(found.labels), torch.arange(len(found.ids))
+    classes, ids = tuple(found.classes), tuple(found.ids)
+    return Images(name, split, classes, labels, ids, size, *IMAGENET_STATISTICS, source, rows, note=found.note)
 
 
-_MAKERS = {
-    **dict.fromkeys(photo_digits.GROUPS, _photo_digits),
-    **dict.fromkeys(_DATASETS, _torchvision),
-    **dict.fromkeys(("folder", "catdog", "imagenet"), _folder),
-}
+def _first(images, count):
+    """The first `count` images of the order that takes the classes in turn."""
+    _check_count(images.name, images.split, count, len(images))
+    by_class = torch.argsort(images.labels, stable=True)
+    sizes = torch.bincount(images.labels)
+    rank = torch.arange(len(images)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    return images.subset(by_class[torch.argsort(rank, stable=True)][:count])
 
 
-def _images(asked, classes, labels, ids, source, size, scale, rows=None, **more):
-    """Images, cut down to the first `count` of the order that takes the classes in turn."""
-    rows = torch.arange(len(labels)) if rows is None else rows
-    images = Images(
-        asked.name, asked.split, tuple(classes), labels, tuple(ids), size, *scale, source=source, rows=rows, **more
-    )
-    if asked.count is None or asked.name in photo_digits.GROUPS:
-        return images
-    if asked.count > len(images):
-        raise _too_many(asked, len(images))
-    by_class = torch.argsort(labels, stable=True)
-    sizes = torch.bincount(labels)
-    rank = torch.arange(len(labels)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    return images.subset(by_class[torch.argsort(rank, stable=True)][: asked.count])
-
-
-def _too_many(asked, most):
-    much = f"a count of {asked.count} is more than there are"
-    return InputError(f"{asked.name}, {asked.split}: {much}: give at most {most}.")
+def _check_count(name, split, count, most):
+    if count > most:
+        much = f"a count of {count} is more than there are"
+        raise InputError(f"{name}, {split}: {much}: give at most {most}.")
 
 
 def _positions(indices):

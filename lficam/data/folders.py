@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import os
-import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +16,18 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 _NAMES = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
 
 
-class Found(typing.NamedTuple):
-    """Files, their labels (integers), unique names, the classes, and what a reader has to know about the split."""
+class Found(NamedTuple):
+    """Files, their labels, unique names, the classes, and what a reader has to know about the split."""
 
-    paths: list
-    labels: list
-    ids: list
-    classes: list
+    paths: list[str]
+    labels: list[int]
+    ids: list[str]
+    classes: list[str]
     note: str = ""
 
 
 @contextlib.contextmanager
-def readable():
+def readable() -> Iterator[None]:
     """`InputError` where the system refuses to list a folder."""
     try:
         yield
@@ -37,30 +38,24 @@ def readable():
 
 
 @readable()
-def find(root, split, name):
+def find(root: Path | str, split: str, name: str) -> Found:
     """The image files of a split under `root`; the layouts are described at `lficam.data.datasets.load`.
 
     Files in class folders that are no images by their ending (`ENDINGS`) are left out and told once, with their number.
     Raises `InputError` for a missing, empty or forbidden folder, a class without images, or a split whose classes are
     not train's.
     """
-    root = Path(root)
+    root, give = Path(root), "--data-root (data_root, root)"
     if not root.is_dir():
-        raise InputError(
-            f"{name}: there is no folder {root}: create it with the images, or give another one, "
-            "--data-root (data_root, root)."
-        )
+        raise InputError(f"{name}: there is no folder {root}: create it with the images, or give another one, {give}.")
     found = {s: next((root / n for n in names if (root / n).is_dir()), None) for s, names in _NAMES.items()}
     if name == "imagenet":
         found["test"] = found["validation"]  # the test folder of ImageNet has no labels
-    if not any(found.values()):
-        if name == "imagenet":
-            raise InputError(
-                f"imagenet: {root} holds neither train nor val: give the folder that does, "
-                "--data-root (data_root, root)."
-            )
-        return _cut(_gather(root, root), split)
     held = {f for s, f in found.items() if s != "train" and f}
+    if not found["train"] and not held:
+        if name == "imagenet":
+            raise InputError(f"imagenet: {root} holds neither train nor val: give the folder that does, {give}.")
+        return _cut(_gather(root, root), split)
     folder = found[split] or (next(iter(held), None) if split != "train" else None)
     if folder is None:
         missing = " or ".join(str(root / n) for n in _NAMES[split])
@@ -71,7 +66,7 @@ def find(root, split, name):
 
 
 @readable()
-def listed(root, list_file, num_classes=None):
+def listed(root: Path | str, list_file: Path | str, num_classes: int | None = None) -> Found:
     """The files of a list: a line is "path label" or "path;label", the path relative to `root`.
 
     As in the authors' readers, ".jpg" is added to a name without a "."; blank lines and spaces at the ends do not
@@ -89,22 +84,23 @@ def listed(root, list_file, num_classes=None):
             f"Cannot read the list {list_file} ({getattr(error, 'strerror', None) or 'it is no text'}): "
             "give a text file of lines 'path label'."
         ) from error
-    content, where = {}, _Whereabouts(root)
+    labels, paths, where = {}, [], _whereabouts(root)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place = f"{list_file}:{number}"
         name, label = _parse(line.strip(), place)
-        if name in content:
+        if name in labels:
             raise InputError(f"{place}: {name} is listed twice: remove one of the lines.")
         if num_classes is not None and label >= num_classes:
             last = f"with {num_classes} classes the labels are 0 to {num_classes - 1}"
             raise InputError(f"{place}: {name} has label {label}, but {last}: correct the list.")
-        content[name] = label, where.path(name, place)
-    if not content:
+        labels[name] = label
+        paths.append(where(name, place))
+    if not labels:
         raise InputError(f"The list {list_file} is empty: expected lines 'path label'.")
-    labels, paths = map(list, zip(*content.values(), strict=True))
-    return Found(paths, labels, list(content), [str(c) for c in range(num_classes or max(labels) + 1)])
+    classes = [str(c) for c in range(num_classes or max(labels.values()) + 1)]
+    return Found(paths, list(labels.values()), list(labels), classes)
 
 
 def _parse(line, place):
@@ -118,33 +114,33 @@ def _parse(line, place):
     return name if "." in name else name + ".jpg", int(label)
 
 
-class _Whereabouts:
-    """Looks files up in folder listings: one call per folder, not one per file, which matters on network disks."""
+def _whereabouts(root: Path) -> Callable[[str, str], str]:
+    """What looks files up in listings of folders: one call a folder, not one a file, which matters on network disks."""
+    inside = functools.cache(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
 
-    def __init__(self, root):
-        self.root, self.listings, self.below = root, {}, None  # below: {name: the folders that hold it}
+    @functools.cache
+    def below() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            for file in inside(folder):
+                found.setdefault(file, []).append(os.path.join(folder, file))
+        return found
 
-    def path(self, name, place):
+    def path(name: str, place: str) -> str:
         folder, _, base = name.rpartition("/")
-        if folder not in self.listings:
-            inside = self.root / folder
-            self.listings[folder] = set(os.listdir(inside)) if inside.is_dir() else set()
-        if base in self.listings[folder]:
-            return os.path.join(self.root, name)
-        if self.below is None:
-            self.below = {}
-            for sub in sorted(e.path for e in os.scandir(self.root) if e.is_dir()):
-                for file in os.listdir(sub):
-                    self.below.setdefault(file, []).append(sub)
-        if folder or base not in self.below:
+        if base in inside(root / folder):
+            return os.path.join(root, name)
+        found = [] if folder else below().get(base, [])
+        if not found:
             raise InputError(
-                f"{place}: there is no file {self.root / name}: check the list and --data-root (data_root, root)."
+                f"{place}: there is no file {root / name}: check the list and --data-root (data_root, root)."
             )
-        first, *others = (os.path.join(sub, base) for sub in self.below[base])
-        if others:
-            choice = f"{os.path.basename(os.path.dirname(first))}/{base}"
-            raise InputError(f"{place}: {name} may be {first} or {others[0]}: write the folder too, as in {choice}.")
-        return first
+        if len(found) > 1:
+            choice = f"{os.path.basename(os.path.dirname(found[0]))}/{base}"
+            raise InputError(f"{place}: {name} may be {found[0]} or {found[1]}: write the folder too, as in {choice}.")
+        return found[0]
+
+    return path
 
 
 def _classes(folder):
@@ -159,42 +155,39 @@ def _gather(folder, root, expected=None):
         found = f"{loose} images but no class folders" if loose else "no class folders"
         raise InputError(f"{folder} holds {found}: expected {folder}/<class>/<image files>.")
     expected = expected or classes
-    strange = [c for c in classes if c not in set(expected)]
-    if strange:
+    if strange := sorted(set(classes) - set(expected)):
         raise InputError(
             f"{folder / strange[0]} is a class that the train folder lacks: make the classes of the splits equal."
         )
     paths, labels, others = [], [], []
     for name in classes:
-        files = images(folder / name, others)
-        if not files:
+        own = images(folder / name, others)
+        if not own:
             raise InputError(
                 f"The class folder {folder / name} holds no image ({', '.join(ENDINGS)}): add some or remove it."
             )
-        paths += files
-        labels += [expected.index(name)] * len(files)
+        paths += own
+        labels += [expected.index(name)] * len(own)
     tell(folder, others)
     return Found(paths, labels, [Path(os.path.relpath(p, root)).as_posix() for p in paths], expected)
 
 
-def images(folder, others):
+def images(folder: Path | str, others: list[str]) -> list[str]:
     """The paths of all image files in a folder and below, sorted; hidden files are left out.
 
     others: a list that takes the paths of files that are no images by their ending. Raises `OSError`.
     """
 
-    def stop(error):
+    def stop(error: OSError) -> None:
         raise error  # or `os.walk` would leave out what it may not list
 
-    found = []
-    for here, _, files in os.walk(folder, followlinks=True, onerror=stop):
-        for name in files:
-            if not name.startswith("."):
-                (found if name.lower().endswith(ENDINGS) else others).append(os.path.join(here, name))
-    return sorted(found)
+    walk = os.walk(folder, followlinks=True, onerror=stop)
+    paths = [os.path.join(here, name) for here, _, names in walk for name in names if not name.startswith(".")]
+    others += [path for path in paths if not path.lower().endswith(ENDINGS)]
+    return sorted(path for path in paths if path.lower().endswith(ENDINGS))
 
 
-def tell(folder, others):
+def tell(folder: Path | str, others: list[str]) -> None:
     """Say once which files of a folder are left out."""
     if others:
         count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
@@ -206,8 +199,7 @@ _once = functools.cache(say)
 
 def _cut(found, split):
     """80 / 10 / 10 % of each class, by a fixed permutation of its sorted files."""
-    labels = np.array(found.labels)
-    chosen = []
+    labels, chosen = np.array(found.labels), []
     for label, name in enumerate(found.classes):
         own = np.flatnonzero(labels == label)
         if len(own) < 3:

@@ -11,24 +11,21 @@ def _paper(name):
     return pd.read_csv(files.table(f"papers/{name}.csv"))
 
 
-def published_accuracy():
+def published_accuracy() -> pd.DataFrame:
     """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source."""
     error, lfi, rows = _paper("abn_top1_error"), _paper("lfi_top1_accuracy"), []
     for column, method in (("baseline_error_pct", "plain"), ("abn_error_pct", "abn")):
-        part = error[["dataset", "backbone"]].assign(
-            method=method, published=(100 - error[column]).round(2), source="ABN, CVPR 2019"
-        )
-        rows.append(part)
+        rows.append((error, method, (100 - error[column]).round(2), "ABN, CVPR 2019"))
     for column, method in (("plain_pct", "plain"), ("abn_pct", "abn"), ("lfi_cam_pct", "lfi-cam")):
-        rows.append(
-            lfi[["dataset", "backbone"]].assign(
-                method=method, published=lfi[column].astype(float), source="LFI-CAM, ICCV 2021"
-            )
-        )
-    return pd.concat(rows, ignore_index=True)
+        rows.append((lfi, method, lfi[column].astype(float), "LFI-CAM, ICCV 2021"))
+    parts = [
+        table[["dataset", "backbone"]].assign(method=method, published=published, source=source)
+        for table, method, published, source in rows
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def published_iou():
+def published_iou() -> tuple[pd.DataFrame, ...]:
     """The IoU between models that LFI-CAM's stability figure shows, as two tables: per model pair, and average.
 
     Columns method, dataset, pair ("first" to "fifth"; not in the average), published, source.
@@ -39,7 +36,7 @@ def published_iou():
     return tuple(table.assign(method=table.method.str.lower(), source=source) for table in (per_model, mean))
 
 
-def published_faithfulness():
+def published_faithfulness() -> pd.DataFrame:
     """AD, IC and #FW of L-CAM, TAME and T-TAME on ImageNet, as far as they are known: tables/papers/ad_ic.csv.
 
     Columns dataset, classifier, explainer, measure ("AD 100" ... "IC 15"), published, source.
@@ -50,7 +47,7 @@ def published_faithfulness():
     return table.assign(published=table.published.astype(float))
 
 
-def beside_published(reproduced, published, keys):
+def beside_published(reproduced: pd.DataFrame, published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
 
     Missing values are "—" in the table, never a guess.
@@ -64,19 +61,13 @@ def beside_published(reproduced, published, keys):
     return pd.DataFrame(rows, columns=table.columns).astype(whole)
 
 
-def dataset_title(name):
+def dataset_title(name: str) -> str:
     """The papers' name of a data set, for tables."""
-    titles = {
-        "cifar10": "CIFAR-10",
-        "cifar100": "CIFAR-100",
-        "stl10": "STL-10",
-        "catdog": "Cat&Dog",
-        "imagenet": "ImageNet",
-    }
-    return titles.get(name, name)
+    titles = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10", "catdog": "Cat&Dog"}
+    return (titles | {"imagenet": "ImageNet"}).get(name, name)
 
 
-def backbone_title(name):
+def backbone_title(name: str) -> str:
     """The papers' name of a backbone: "resnet-110", "resnet110" and "lfi-resnet110" are "ResNet-110".
 
     Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: the recipes' are taken.

@@ -24,7 +24,7 @@ DISTRACTORS = (1, 2)  # per image, under the digit
 PIECE = 8  # side of a piece cut from a digit, of 20: too small to be read
 CROPS = (64, 96)  # sides of the photo crops, in photo pixels
 
-GROUPS = {
+GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
     "photo-digits": {str(digit): (digit,) for digit in range(10)},
     # 2 and 4 are left out: people write both with and without a loop.
     "photo-digits-2": {"closed loop": (0, 6, 8, 9), "no loop": (1, 3, 5, 7)},
@@ -32,25 +32,24 @@ GROUPS = {
 _DIGITS = {"train": (0, 350), "validation": (350, 400), "test": (400, 500)}  # ranks within the 500 of each digit
 _BANDS = {"train": (0, 2), "validation": (2, 3), "test": (3, 4)}  # quarters of the width of each photograph
 _RENDERINGS = {"train": (2, 10), "validation": (1, 1), "test": (1, 1)}  # per digit: by default, at most
-_PHOTOS = {
-    "skimage": [
-        f"data/{n}" for n in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-    ],
-    "sklearn": [f"datasets/images/{n}" for n in ("china.jpg", "flower.jpg")],
+_PHOTOS = {  # (package, folder in it): files
+    ("skimage", "data"): ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"),
+    ("sklearn", "datasets/images"): ("china.jpg", "flower.jpg"),
 }
 _GLYPH = 32  # side of a glyph: leaves a border around the digit, so that a clipped sample is empty
 _PIECES, _MARKS = 2000, 7
 
 
-def counts(name, split):
+def counts(name: str, split: str) -> tuple[int, int]:
     """Number of images of a split: (by default, at most)."""
     first, last = _DIGITS[split]
     digits = (last - first) * sum(map(len, GROUPS[name].values()))
-    return tuple(digits * times for times in _RENDERINGS[split])
+    usual, most = _RENDERINGS[split]
+    return usual * digits, most * digits
 
 
 @functools.lru_cache(maxsize=6)
-def render(name, split, size, count, seed):
+def render(name: str, split: str, size: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first `count` images of a split.
 
     Image i is of class i mod K, so any count is balanced, and does not depend on `count`; another `seed` gives the same
@@ -82,13 +81,11 @@ def _order(name, split, count):
     """Labels and positions in `_glyphs` of the first `count` images."""
     first, last = _DIGITS[split]
     groups = list(GROUPS[name].values())
-    labels = np.arange(count) % len(groups)
+    labels, own = np.arange(count) % len(groups), last - first
     digits = np.empty(count, np.int64)
     for label, group in enumerate(groups):
         turn = np.arange((labels == label).sum())
-        digits[labels == label] = np.array(group)[turn % len(group)] * (last - first) + turn // len(group) % (
-            last - first
-        )
+        digits[labels == label] = np.array(group)[turn % len(group)] * own + turn // len(group) % own
     return labels, digits
 
 
@@ -120,10 +117,8 @@ def _backgrounds(split, dice, size):
     for i, side in enumerate(sides):
         shrink = max(1, int(side) // size)
         source, side = _bands(split, shrink)[photo[i]], side // shrink
-        y, x = (
-            room * draw >> 16
-            for room, draw in zip(np.array(source.shape[:2]) - side + 1, (down[i], across[i]), strict=True)
-        )
+        height, width = (length - side + 1 for length in source.shape[:2])
+        y, x = height * down[i] >> 16, width * across[i] >> 16
         crop = _resize(source[y : y + side, x : x + side], size)
         canvas[i] = (crop[:, ::-1] if mirror[i] else crop).transpose(2, 0, 1)
     return canvas
@@ -153,9 +148,8 @@ def _cover(glyphs, which, height, angle, x, y, size, window):
     along, down = half - x[:, None], half - y[:, None]
     places = []
     for a, b in ((cos, sin), (-sin, cos)):
-        place = (a[:, None] * along).astype(np.int32)[:, None, :] + (b[:, None] * down + middle).astype(np.int32)[
-            :, :, None
-        ]
+        across, up = (a[:, None] * along).astype(np.int32), (b[:, None] * down + middle).astype(np.int32)
+        place = across[:, None, :] + up[:, :, None]
         places.append(np.clip(place >> 8, 0, (_GLYPH - 2) * 256))
     (column, right), (row, below) = ((p >> 8, p & 255) for p in places)
     base = which.astype(np.int32)[:, None, None] * _GLYPH**2 + row * _GLYPH + column
@@ -255,8 +249,8 @@ def _photos():
     from PIL import Image
 
     out = []
-    for package, names in _PHOTOS.items():
-        folder = Path(_installed(package).origin).parent
+    for (package, inside), names in _PHOTOS.items():
+        folder = Path(_installed(package).origin).parent / inside
         for name in names:
             if not (folder / name).is_file():
                 raise InputError(f"{package} lacks its bundled photograph {folder / name}: reinstall {package}.")

@@ -104,7 +104,7 @@ def read_photo(path: str | os.PathLike, size: int) -> torch.Tensor:
     most = _SLIM * min(width, height)
     if max(width, height) > most:  # else it would be scaled to a strip of any length, of which the middle is taken
         image = functional.center_crop(image, (min(height, most), min(width, most)))
-    return sources.unit(functional.pil_to_tensor(sources.evaluation(size)(image)), "cpu")
+    return sources.to_float(functional.pil_to_tensor(sources.evaluation(size)(image)), "cpu")
 
 
 class Opened(NamedTuple):

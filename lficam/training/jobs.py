@@ -13,28 +13,28 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from .. import files
 from ..data import datasets
+from ..data.datasets import Images
 from ..errors import InputError, check_fields, choose
 from ..explainers import learned
+from ..explainers.learned import Explainer
 from ..explainers.load import load
 from ..metrics.evaluation import one_class, predict, predicted_labels
 from ..models import checkpoints
 from ..models.registry import create
 from ..numerics import exact
 from ..progress import say
-from .distributed import joined, world
-from .loop import best_device, device_of, fit, precision_of
+from .distributed import ALONE, World, joined
+from .loop import Model, Row, best_device, device_of, fit, precision_of
 from .recipes import Recipe
-
-__all__ = ["Job", "Recipe", "Run", "best_device", "finished_folder", "resolve", "train"]
-
 
 GIVEN = ("the name of a backbone", "the job of a classifier: plain, abn or lfi-cam")  # for a classifier, an explainer
 
@@ -60,7 +60,7 @@ class Job:
     layers: tuple[str, ...] = ()
     weights: str = "papers"  # of a classifier by name
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.backbone, Job):
             object.__setattr__(self, "backbone", str(self.backbone))
         check_fields(self)
@@ -69,7 +69,7 @@ class Job:
             raise InputError(
                 f"backbone: {self.method} cannot be built on {self.classifier.title}: give {GIVEN[self.explains]}."
             )
-        if not self.explains and self.backbone.endswith((".pt", ".safetensors")):
+        if not self.explains and str(self.backbone).endswith((".pt", ".safetensors")):
             raise InputError(
                 f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
                 f"{self.backbone}: to explain what is in it choose a method as tame."
@@ -79,29 +79,29 @@ class Job:
                 raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
 
     @property
-    def explains(self):
+    def explains(self) -> bool:
         """Whether an explainer is trained."""
         return self.method in learned.METHODS
 
     @property
-    def classifier(self):
+    def classifier(self) -> "Job | None":
         """The job of the classifier that is explained; None where that is a file or has a name."""
         return self.backbone if isinstance(self.backbone, Job) else None
 
     @property
-    def short(self):
+    def short(self) -> str:
         """The backbone in a word: of a classifier's job or checkpoint, its own method and backbone."""
         if self.classifier:
             return f"{self.classifier.method}-{self.classifier.short}"
-        path = Path(self.backbone)
+        path = Path(str(self.backbone))
         return (path.parent.name.rpartition("-")[0] or path.stem) if path.suffix else path.name
 
     @property
-    def title(self):
+    def title(self) -> str:
         """A name for people; two jobs may share it."""
         return f"{self.method} {'of ' * self.explains}{self.short} on {self.dataset}"
 
-    def images(self, split, count=0):
+    def images(self, split: str, count: int = 0) -> Images:
         """The data set's split, `datasets.Images`."""
         return datasets.load(
             self.dataset,
@@ -112,7 +112,7 @@ class Job:
             recipe="explainer" if self.explains else "classifier",
         )
 
-    def model(self, images):
+    def model(self, images: Images) -> Model:
         """What is to be trained, its weights random; of an explainer the classifier is trained first."""
         if self.explains:
             size, layers, classifier = images.size, list(self.layers) or None, resolve(self).backbone
@@ -125,7 +125,7 @@ class Job:
         return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
 
 
-METHODS = dict.fromkeys(("plain", "abn", "lfi-cam", *learned.METHODS))
+METHODS = ("plain", "abn", "lfi-cam", *learned.METHODS)
 
 
 class Run(NamedTuple):
@@ -134,18 +134,26 @@ class Run(NamedTuple):
     The model is the one of best validation accuracy; of an explainer, whose papers choose none, the last.
     """
 
-    model: torch.nn.Module
-    history: list
+    model: Model
+    history: list[Row]
     folder: Path
     found: bool
 
 
-def train(job, *, device=None, fresh=False, compile=False, **options):
+def train(
+    job: Job,
+    *,
+    device: torch.device | str | None = None,
+    fresh: bool = False,
+    compile: bool = False,
+    workers: int = 0,
+    tensorboard: bool = False,
+) -> Run:
     """Train a job, or continue it, or find it finished; everything lies in runs/DATASET/METHOD-BACKBONE-HASH.
 
-    fresh: forget an earlier run of the same job. compile: see `speed.compiled`. options: workers, processes that read
-    image files; tensorboard; sync_batch_norm, see `loop.fit`. Started by torchrun or `accelerate launch`, the processes
-    train one model (`distributed`).
+    fresh: forget an earlier run of the same job. compile: see `loop.compiled_loss`. workers: processes that read image
+    files. tensorboard: write scalars there too. Started by torchrun or `accelerate launch`, the processes train one
+    model (`distributed`).
     Returns a `Run`, of several processes in each of them. What is global in torch and numpy (seeds, deterministic
     kernels, TF32, cuDNN's benchmark) is as before afterwards.
     Raises `InputError` for unknown names, wrong settings, divergence (NaN loss), lost processes, disks that refuse, and
@@ -154,23 +162,24 @@ def train(job, *, device=None, fresh=False, compile=False, **options):
     if not isinstance(compile, bool):
         raise InputError(f"compile: expected True or False, got {compile!r}.")
     device = device_of(device)
-    with joined(device):
-        return _train(job, device, fresh, compile=compile, **options)
-
-
-def _train(job, device, fresh, workers=0, **options):
     job = resolve(job, device=device, workers=workers)
-    images = job.images("train", job.train_count)
-    with exact(job.recipe.seed, job.recipe.deterministic):
-        return _trained(job, images, device, fresh, workers, **options)
+    with joined(device) as processes:
+        images = job.images("train", job.train_count)
+        with exact(job.recipe.seed, job.recipe.deterministic):
+            options = {"device": device, "workers": workers, "compile": compile, "tensorboard": tensorboard}
+            return _train(job, images, fresh, options | {"processes": processes})
 
 
-def _trained(job, images, device, fresh, workers, **options):
+def _train(job, images, fresh, options):
+    device, workers, processes = (options[name] for name in ("device", "workers", "processes"))
     model = job.model(images)
     folder = run_folder(job, images, model, device)
-    shared = f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
     history = read_history(folder)
-    world().agree((folder.name, len(history)), f"{shared}{files.root() / 'runs'} and the data.")
+    if len(set(processes.everyone((folder.name, len(history))))) > 1:
+        raise InputError(
+            f"{job.title}: the processes see different images, classifiers or checkpoints; they have to share "
+            f"{files.root() / 'runs'} and the data."
+        )
     found = len(history) == job.recipe.epochs and not fresh
     if found:
         say(f"{job.title}: found finished in {folder.relative_to(files.root())}")
@@ -178,48 +187,42 @@ def _trained(job, images, device, fresh, workers, **options):
         validation = job.images("validation", job.validation_count)
         settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
         settings |= {"precision": precision_of(job.recipe, device), "compile": options["compile"]}
-        options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
-        with _alone(folder), _told(job, folder):
-            if fresh and world().rank == 0:
-                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+        # Of processes that train together the first keeps other runs out.
+        todo = "wait for it, then the same command finds the model"
+        alone = contextlib.nullcontext() if processes.rank else files.locked(folder / "last.pt", todo)
+        with alone, _told(job, folder):
+            if fresh and not processes.rank:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*")]:
                     path.unlink(missing_ok=True)
-            world().wait()
-            images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))
-            history = fit(model, images, seen, job.recipe, folder, **options)
+            processes.everyone(None)
+            model.to(device)
+            images, seen = (relabelled(model, part, workers, processes) for part in (images, validation))
+            history = fit(model, images, seen, job.recipe, folder, label=job.title, settings=settings, **options)
     # In one layout whether it was trained with or not: rounding, and so the maps, depend on it.
     classifier = model.classifier.to(memory_format=torch.contiguous_format) if job.explains else None
     run = Run(load(folder / "best.pt", device, classifier), history, folder, found)
-    if not found and world().rank == 0:
-        tell_one_class(run, validation, seen, workers)
+    if not found and not processes.rank:
+        _tell_one_class(run, validation, seen, workers)
     return run
 
 
-def tell_one_class(run, validation, seen, workers=0):
+def _tell_one_class(run, validation, seen, workers):
     """Say so when the trained classifier, or the one that is explained, predicts one class for all validation images.
 
     seen: `validation` with the labels that were trained on, `relabelled`.
     """
     predicted = seen.labels
     if seen is validation:
-        if hasattr(run.model, "mechanism"):
-            return
         hits = round(max(row["validation_accuracy"] for row in run.history) * len(validation))
-        if hits not in validation.labels.bincount():  # then it is not one class
+        if isinstance(run.model, Explainer) or hits not in validation.labels.bincount():  # then it is not one class
             return
         predicted = predict(run.model, validation, workers=workers).logits.argmax(1)
     if told := one_class(predicted, validation.labels, validation.classes):
         say(told)
 
 
-def _alone(folder):
-    """No other run trains into the folder meanwhile; of processes that train together the first keeps others out."""
-    if world().rank:
-        return contextlib.nullcontext()
-    return files.locked(folder / "last.pt", "wait for it, then the same command finds the model")
-
-
 @contextlib.contextmanager
-def _told(job, folder):
+def _told(job: Job, folder: Path) -> Iterator[None]:
     """A `KeyboardInterrupt` says what is kept."""
     try:
         yield
@@ -230,7 +233,7 @@ def _told(job, folder):
         raise KeyboardInterrupt(f"{job.title} was interrupted: {kept}, and the same command {how}.") from None
 
 
-def resolve(job, **options):
+def resolve(job: Job, **options: Any) -> Job:
     """The job with a checkpoint's path in place of its classifier's job, which is trained first if it is missing.
 
     options: as of `train`.
@@ -241,12 +244,12 @@ def resolve(job, **options):
     return dataclasses.replace(job, backbone=folder / "best.pt")
 
 
-def relabelled(model, images, workers=0):
+def relabelled(model: Model, images: Images, workers: int = 0, processes: World = ALONE) -> Images:
     """The images with the labels that an explainer is trained on: what its classifier says, or the truth.
 
     Raises `InputError` for true labels that the classifier has no class for.
     """
-    if not hasattr(model, "mechanism"):
+    if not isinstance(model, Explainer) or model.settings.labels == "batch":
         return images
     if model.settings.labels == "truth":
         if len(images.classes) != model.classifier.num_classes:
@@ -255,13 +258,11 @@ def relabelled(model, images, workers=0):
                 'take its own predictions (labels="model", --option labels=model).'
             )
         return images
-    if model.settings.labels == "batch":
-        return images
     predict = functools.partial(predicted_labels, model.classifier, workers=workers)
-    return dataclasses.replace(images, labels=world().spread(predict, images, 64))
+    return dataclasses.replace(images, labels=processes.spread(predict, images, 64))
 
 
-def run_folder(job, images, model=None, device=None):
+def run_folder(job: Job, images: Images, model: Model | None = None, device: torch.device | str | None = None) -> Path:
     """Where a job's run lies. The name holds a hash of every setting, of the training images and of the classifier.
 
     Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
@@ -271,6 +272,7 @@ def run_folder(job, images, model=None, device=None):
         settings["recipe"]["precision"] = "bfloat16"
     if job.explains:
         model = model or job.model(images)
+    if isinstance(model, Explainer):
         # What was chosen, whether it was given or is the default.
         settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
         settings |= {"options": dataclasses.asdict(model.settings)}
@@ -279,7 +281,7 @@ def run_folder(job, images, model=None, device=None):
     return files.root() / "runs" / job.dataset / name
 
 
-def finished_folder(job, device=None):
+def finished_folder(job: Job, device: torch.device | str | None = None) -> Path | None:
     """Where `train` on the device (by default the best one) would find the job finished, None if it would not.
 
     Raises `InputError` where its data cannot be loaded.
@@ -293,7 +295,7 @@ def finished_folder(job, device=None):
     return folder if len(read_history(folder)) == job.recipe.epochs else None
 
 
-def read_history(folder):
+def read_history(folder: Path | str) -> list[Row]:
     """A row for every epoch that the run in this folder has behind it."""
     last = Path(folder) / "last.pt"
     return checkpoints.read(last, lazily=True)["history"] if last.is_file() else []

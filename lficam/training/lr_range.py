@@ -1,27 +1,42 @@
 """The learning-rate range test (Smith, 2017), by which TAME's authors choose the maximum of their schedule."""
 
 import copy
+import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ..data.datasets import Images
 from ..errors import InputError
 from ..numerics import exact
 from ..progress import Progress
-from .loop import set_rates, sgd, train_batches, train_step
+from .loop import Model, set_rates, sgd, train_batches, train_step
+from .recipes import Recipe
 
 
 class LRRange(NamedTuple):
     """lrs (n,), the loss of each step, the smoothed loss, and the learning rate to try: None when nothing falls."""
 
-    lrs: list
-    losses: list
-    smoothed: list
+    lrs: list[float]
+    losses: list[float]
+    smoothed: list[float]
     suggestion: float | None
 
 
-def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothing=0.9, limit=4.0, workers=0):
+def lr_range(
+    model: Model,
+    images: Images,
+    recipe: Recipe,
+    *,
+    start: float = 1e-8,
+    end: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+    limit: float = 4.0,
+    workers: int = 0,
+) -> LRRange:
     """Train with a learning rate that rises from start to end, evenly in its logarithm; then restore model and seeds.
 
     It ends early when the smoothed loss exceeds `limit` times its best. smoothing: of the running mean with bias
@@ -33,11 +48,13 @@ def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothin
             f"got {start}, {end}, {steps}, {smoothing}, {limit}."
         )
     state, mode = copy.deepcopy(model.state_dict()), model.training
-    lrs, losses, smoothed = rising(start, end, steps), [], []
+    lrs, losses = rising(start, end, steps), []
+    smoothed: list[float] = []
+    epochs = (train_batches(model, images, recipe, epoch, workers) for epoch in itertools.count())
     try:
         optimizer = sgd(model.train(), recipe)
         with exact(recipe.seed, recipe.deterministic), Progress(steps, "learning-rate test") as progress:
-            for (pixels, labels, _), lr in zip(endless(model, images, recipe, workers), lrs, strict=False):
+            for (pixels, labels, _), lr in zip(itertools.chain.from_iterable(epochs), lrs, strict=False):
                 set_rates(optimizer, lr, recipe.momentum)
                 losses.append(train_step(model, optimizer, pixels, labels, recipe)[0]["total"].item())
                 smoothed = smooth(losses, smoothing)
@@ -56,12 +73,12 @@ def lr_range(model, images, recipe, *, start=1e-8, end=10.0, steps=100, smoothin
     return LRRange(lrs[:n], losses, smoothed[:n], suggest(lrs[:n], smoothed[:n]))
 
 
-def rising(start, end, steps):
+def rising(start: float, end: float, steps: int) -> list[float]:
     """Learning rates from start to end, each the same multiple of the one before."""
     return [start * (end / start) ** (i / (steps - 1)) for i in range(steps)]
 
 
-def smooth(losses, beta):
+def smooth(losses: Sequence[float], beta: float) -> list[float]:
     """Exponential running mean with bias correction."""
     mean, out = 0.0, []
     for i, loss in enumerate(losses, start=1):
@@ -70,15 +87,7 @@ def smooth(losses, beta):
     return out
 
 
-def suggest(lrs, smoothed):
+def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float | None:
     """A tenth of the learning rate at which the smoothed loss is least: still falling, and at a safe distance."""
     best = int(np.argmin(smoothed)) if smoothed else 0
     return lrs[best] / 10 if best else None
-
-
-def endless(model, images, recipe, workers):
-    """Batches of one epoch after the other."""
-    epoch = 0
-    while True:
-        yield from train_batches(model, images, recipe, epoch, workers)
-        epoch += 1

@@ -7,19 +7,22 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import files
 from ..errors import InputError
-from ..explainers.frozen import find
+from ..explainers.frozen import Frozen, find
 from ..progress import Progress, duration, say
-from .jobs import Job, best_device, finished_folder, train
+from .jobs import Job, Run, best_device, finished_folder, train
 
 
-def train_all(jobs, parallel=None, **options):
+def train_all(jobs: Mapping[str, Job], parallel: int | None = None, **options: Any) -> dict[str, Run]:
     """Train {name: Job} in `parallel` processes and return {name: `Run`} in the order given.
 
     Classifiers that are explained are trained before, each once; so are equal jobs. parallel: by default one process a
@@ -30,28 +33,28 @@ def train_all(jobs, parallel=None, **options):
     """
     device, fresh = torch.device(options.get("device") or best_device()), options.get("fresh", False)
     parallel = parallel or (1 if device.type == "cuda" else files.cores())
-    todo = {name: job for name, job in jobs.items() if fresh or not _found(job, device)}
+    todo = [(name, job) for name, job in jobs.items() if fresh or not _found(job, device)]
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} trainings were finished before.")
-    todo = {name: job for i, (name, job) in enumerate(todo.items()) if job not in [*todo.values()][:i]}
-    needed = classifiers_of(todo.values())
-    missing = [job for job in needed if job not in todo.values() and not _found(job, device)]
-    first = {(job.title, i): job for i, job in enumerate(missing, start=1)}
-    first |= {name: job for name, job in todo.items() if job in needed}
+    todo = [(name, job) for i, (name, job) in enumerate(todo) if job not in [same for _, same in todo[:i]]]
+    asked = [job for _, job in todo]
+    needed = classifiers_of(asked)
+    missing = [job for job in needed if job not in asked and not _found(job, device)]
+    first = [(f"{job.title} {i}", job) for i, job in enumerate(missing, start=1)]
+    first += [(name, job) for name, job in todo if job in needed]
     failures = _run(first, parallel, options)
-    lost = [first[name] for name in failures]
-    ready = {name: job for name, job in todo.items() if name not in first and job.classifier not in lost}
-    failures |= _run(ready, parallel, options)
+    lost = [job for job, _ in failures]
+    ready = [(name, job) for name, job in todo if job not in needed and job.classifier not in lost]
+    failures += _run(ready, parallel, options)
     if failures:
-        name, reason = next(iter(failures.items()))
-        total = len(first | todo)
+        total = len(missing) + len(todo)
         count = total - len(first) - len(ready) + len(failures)
-        raise InputError(f"{count} of {total} trainings failed; the first: {_title(name)}: {reason}")
+        raise InputError(f"{count} of {total} trainings failed; the first: {failures[0][1]}")
     with _silence():
         return {name: train(job, **options | {"fresh": False}) for name, job in jobs.items()}
 
 
-def frozen(explained, parallel=None, **options):
+def frozen(explained: Mapping[str, Job | Path | str], parallel: int | None = None, **options: Any) -> dict[str, Frozen]:
     """The classifiers to be explained, {name: `frozen.Frozen`}; `Job`s among {name: what} are trained first.
 
     options: as of `jobs.train`; they lie on its device, as what it returns does.
@@ -62,7 +65,7 @@ def frozen(explained, parallel=None, **options):
     return {name: find(place).to(device) for name, place in places.items()}
 
 
-def classifiers_of(jobs):
+def classifiers_of(jobs: Iterable[Job]) -> list[Job]:
     """The jobs of the classifiers that are explained, each once."""
     found = []
     for job in jobs:
@@ -78,27 +81,23 @@ def _found(job, device):
         return False  # its training will say what is wrong
 
 
-def _title(name):
-    return " ".join(map(str, name)) if isinstance(name, tuple) else name
-
-
-def _run(jobs, parallel, options):
-    """Train the jobs in worker processes, a line each. Returns {name: reason} of those that failed."""
-    failures, started = {}, time.perf_counter()
+def _run(jobs: list[tuple[str, Job]], parallel: int, options: dict[str, Any]) -> list[tuple[Job, str]]:
+    """Train the jobs, by name, in worker processes, a line each. Returns those that failed, and why."""
+    failures, started = [], time.perf_counter()
     if not jobs:
-        return failures
+        return []
     workers = Workers(min(parallel, len(jobs)))
     with ThreadPoolExecutor(workers.count) as lanes, Progress(len(jobs), "trainings") as progress:
         try:
-            futures = {lanes.submit(workers.call, _title(name), job, options): name for name, job in jobs.items()}
+            futures = {lanes.submit(workers.call, name, job, options): (name, job) for name, job in jobs}
             for done, future in enumerate(as_completed(futures), start=1):
-                name = futures[future]
+                name, job = futures[future]
                 try:
                     best = f"validation {future.result():.1%}"
                 except InputError as error:
-                    failures[name] = str(error)
+                    failures.append((job, f"{name}: {error}"))
                     best = "failed"
-                say(f"{done}/{len(jobs)} {_title(name)}: {best}, {duration(time.perf_counter() - started)} so far")
+                say(f"{done}/{len(jobs)} {name}: {best}, {duration(time.perf_counter() - started)} so far")
                 progress.update()
         except BaseException:
             lanes.shutdown(wait=False, cancel_futures=True)
@@ -112,8 +111,10 @@ def _run(jobs, parallel, options):
 class Workers:
     """Processes for trainings, a pool each: when one is killed it is known which training it took along."""
 
-    def __init__(self, count):
-        self.count, self.free, self.stopped, self.own = count, queue.Queue(), threading.Event(), set()
+    def __init__(self, count: int):
+        self.count, self.stopped = count, threading.Event()
+        self.free: queue.Queue[ProcessPoolExecutor] = queue.Queue()
+        self.own: set[int] = set()  # their ids
         for _ in range(count):
             self.free.put(self._pool())
 
@@ -122,7 +123,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, context, initializer=_begin)
 
-    def call(self, title, job, options, again=True):
+    def call(self, title: str, job: Job, options: dict[str, Any], again: bool = True) -> float:
         """Train in the next free process; `InputError` when it is killed, and the one that takes over as well."""
         pool = self.free.get()
         try:
@@ -143,14 +144,14 @@ class Workers:
         say(f"{title}: its process was killed, once more from the last checkpoint")
         return self.call(title, job, options | {"fresh": False}, again=False)
 
-    def stop(self):
+    def stop(self) -> None:
         """End the trainings at once, as they can be continued, and no other process of this one."""
         self.stopped.set()
         for child in multiprocessing.active_children():
             if child.pid in self.own:
                 child.terminate()
 
-    def close(self):
+    def close(self) -> None:
         """Wait for the processes to end."""
         for _ in range(self.count):
             self.free.get().shutdown()

@@ -7,16 +7,29 @@ import sys
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch import nn
 
+import lficam
+from lficam.cli import main
 from lficam.models import checkpoints
-from lficam.training import distributed, jobs, loop
+from lficam.training import distributed, loop
 from lficam.training.distributed import World
 from lficam.training.jobs import Job, train
 from lficam.training.recipes import Recipe, explainer_recipe
 
-RECIPE = Recipe(epochs=2, batch_size=25, lr=0.001, milestones=(), deterministic=False)
+RECIPE = Recipe(epochs=2, batch_size=25, lr=0.001, milestones=())
 SMALL = {"train_count": 101, "validation_count": 33}  # a last batch of one image, which both processes take
 CLASSIFIER = Job("plain", "resnet-8", recipe=RECIPE, **SMALL)
+
+
+# On GPUs batch norm sees the whole batch, on CPUs torch has none that does: these here see none at all.
+EVAL = "lambda part, mode=True: nn.Module.train(part, False)"
+
+
+@pytest.fixture
+def without_batch_norm(monkeypatch):
+    monkeypatch.setattr(nn.BatchNorm2d, "train", eval(EVAL))
 
 
 def launch(home, script, *arguments, launcher=("torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
@@ -30,7 +43,13 @@ def launch(home, script, *arguments, launcher=("torch.distributed.run", "--stand
 
 def script(job):
     """A script that trains a job, as text."""
-    return f"from lficam.training.recipes import Recipe\nfrom lficam.training.jobs import Job, train\ntrain({job!r})\n"
+    return f"""
+from torch import nn
+from lficam.training.jobs import Job, train
+from lficam.training.recipes import Recipe
+nn.BatchNorm2d.train = {EVAL}
+train({job!r})
+"""
 
 
 def finish(process, code=0):
@@ -44,11 +63,12 @@ def content(run_folder):
 
 
 def difference(one, two):
-    """The largest difference between the weights of two runs, running statistics included."""
-    pairs = [(one["model"][name].double(), two["model"][name].double()) for name in one["model"]]
-    return max((a - b).abs().max().item() for a, b in pairs)
+    """The largest difference between the weights of two runs."""
+    return max((one["model"][name] - two["model"][name]).abs().max().item() for name in one["model"])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_batch_norm")
 @pytest.mark.parametrize("method", ["plain", "lfi-cam", "tame"])
 def test_two_processes_equal_one(method, home, monkeypatch):
     job = Job(method, "resnet-8", recipe=RECIPE, **SMALL)
@@ -65,7 +85,7 @@ def test_two_processes_equal_one(method, home, monkeypatch):
     assert output.count("left behind: 0") == 2
     monkeypatch.setenv("LFICAM_HOME", str(other))
     one, two = content(alone.folder), content(train(job).folder)
-    assert difference(one, two) < 5e-4
+    assert difference(one, two) < 1e-5
     for row, same in zip(one["history"], two["history"], strict=True):
         for name in ("train_loss", "validation_loss"):
             assert row[name] == pytest.approx(same[name], rel=1e-4)
@@ -73,6 +93,8 @@ def test_two_processes_equal_one(method, home, monkeypatch):
             assert same[name] * n == pytest.approx(round(same[name] * n), abs=1e-9)  # of exactly N images
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_batch_norm")
 def test_cut_and_continued_with_another_number_of_processes(home, monkeypatch):
     uncut = train(CLASSIFIER)
     other = home / "other"
@@ -89,21 +111,19 @@ def test_cut_and_continued_with_another_number_of_processes(home, monkeypatch):
         train(CLASSIFIER)
     monkeypatch.setattr(checkpoints, "keep", keep)
     assert "epoch 2/2" in finish(launch(other, script(CLASSIFIER)))
-    assert difference(content(uncut.folder), content(train(CLASSIFIER).folder)) < 5e-4
+    assert difference(content(uncut.folder), content(train(CLASSIFIER).folder)) < 1e-5
 
 
-def test_a_killed_process_is_told_and_the_training_continues(home):
+@pytest.mark.slow
+def test_after_a_killed_process_the_training_continues(home):
     job = Job("plain", "resnet-8", recipe=Recipe(epochs=40, batch_size=25, lr=0.001, milestones=()), **SMALL)
     note = "import os, pathlib\npathlib.Path('pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
-    process, lines = launch(home, note + script(job)), []
+    process = launch(home, note + script(job))
     for line in process.stdout:
-        lines.append(line)
         if "epoch 2/40" in line:
             os.kill(int((home / "pid1").read_text()), signal.SIGKILL)
             break
-    output = "".join(lines) + finish(process, code=1)
-    assert "Process 0 of 2 was left by another one" in output
-    assert "start the same command again" in output
+    finish(process, code=1)
     (last,) = home.glob("runs/*/*/last.pt")
     done = len(checkpoints.read(last)["history"])
     assert 2 <= done < 40
@@ -113,26 +133,16 @@ def test_a_killed_process_is_told_and_the_training_continues(home):
     again.communicate()
 
 
-@pytest.mark.parametrize("lost", ["signal", "connection", "own"])
-def test_the_signal_of_the_launcher_is_taken_once(lost, monkeypatch):
-    """By whoever is told of the loss, in time to say so; afterwards it means what it meant."""
+@pytest.mark.parametrize("text", ["gloo: closed by peer", "of our own"])
+def test_a_process_that_is_left_says_so(text, monkeypatch):
     monkeypatch.setattr(distributed, "launched", lambda: (0, 2))
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    ended = []
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
-    try:
-        with pytest.raises(RuntimeError if lost == "own" else distributed.LostError), distributed.joined("cpu"):  # noqa: PT012
-            if lost == "signal":
-                os.kill(os.getpid(), signal.SIGTERM)
-            raise RuntimeError("gloo: closed by peer" if lost == "connection" else "of our own")
-        assert distributed.world() is distributed.ALONE
-        for count in (0, 1) if lost == "connection" else (1, 2):
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert len(ended) == count
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    kind, told = (lficam.InputError, "start the same command again") if "gloo" in text else (RuntimeError, text)
+    with pytest.raises(kind, match=told), distributed.joined(torch.device("cpu")):
+        raise RuntimeError(text)
 
 
+@pytest.mark.slow
 def test_accelerate_launches_the_command_line(home):
     launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     launcher = [*launcher.split(), "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -141,8 +151,10 @@ def test_accelerate_launches_the_command_line(home):
     options = "train --method plain --backbone resnet-8 --count 60 --epochs 1 --milestones --lr 0.01"
     output = finish(launch(home, text, *options.split(), launcher=launcher))
     assert output.count("best validation accuracy") == 1
+    assert output.count("On CPUs batch norm sees each process's own part") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [("--lr 1e30 --epochs 3", "diverged in epoch 2"), ("--lr -1", "lr: expected a number above 0, got -1.0.")],
@@ -160,8 +172,6 @@ def test_what_all_processes_say_is_said_once(options, sentence, home):
 
 
 def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
-    from lficam.cli import main
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["score", "--checkpoint", "a.pt", "--dataset", "cifar10", "--out", "s.csv"]) == 2
     assert "Only `lficam train` works in a launcher's processes" in capsys.readouterr().err
@@ -171,9 +181,8 @@ def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
 def test_processes_that_do_not_find_each_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(jobs.InputError, match="Process 1 of 2 does not find the others"):
+    with pytest.raises(lficam.InputError, match="Process 1 of 2 does not find the others"):
         train(CLASSIFIER)
-    assert distributed.world() is distributed.ALONE
 
 
 @pytest.mark.parametrize(("n", "size"), [(8, 2), (7, 2), (5, 4), (128, 3), (2, 3), (1, 2)])
@@ -200,12 +209,11 @@ def test_one_process_alone_changes_nothing():
     assert loop.best_device().index is None
 
 
+@pytest.mark.slow
 def test_processes_have_to_see_the_same_checkpoints(home):
     text = "import os\nos.environ['LFICAM_HOME'] += '/' + os.environ['RANK']\n"
     text += "import pathlib, shutil\nhere = pathlib.Path(os.environ['LFICAM_HOME'])\n"
-    text += (
-        "if os.environ['RANK'] == '1':\n    shutil.copytree(here.parent / 'runs', here / 'runs', dirs_exist_ok=True)\n"
-    )
+    text += "if os.environ['RANK'] == '1':\n    shutil.copytree(here.parent / 'runs', here / 'runs')\n"
     train(CLASSIFIER)
     output = finish(launch(home, text + script(CLASSIFIER)), code=1)
     assert "the processes see different images, classifiers or checkpoints" in output

@@ -7,7 +7,6 @@ import torch
 
 import lficam
 from lficam.data import datasets
-from lficam.errors import InputError
 from lficam.training import lr_range
 from lficam.training.recipes import Recipe
 
@@ -60,10 +59,3 @@ def test_divergence_ends_the_test(images):
     assert len(found.losses) < 60
     assert all(loss == loss and loss < float("inf") for loss in found.losses)
     assert found.suggestion < 1
-
-
-@pytest.mark.parametrize("wrong", [{"start": 0}, {"end": 1e-9}, {"steps": 1}, {"smoothing": 1}, {"limit": 1}])
-def test_settings_out_of_range(images, wrong):
-    model = lficam.create("plain", "resnet-8", 10)
-    with pytest.raises(InputError, match="Learning-rate test: expected 0 < start < end"):
-        lr_range.lr_range(model, images, RECIPE, **wrong)

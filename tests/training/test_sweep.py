@@ -1,6 +1,5 @@
 """Trainings side by side: the same bits as one after the other, and one failure does not stop the rest."""
 
-import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -22,25 +21,36 @@ from lficam.training.jobs import Job, Recipe, finished_folder, train
 from lficam.training.recipes import explainer_recipe
 from lficam.training.sweep import frozen, train_all
 
+RECIPE = Recipe(epochs=1, batch_size=32, lr=0.05, milestones=())
 
-@contextlib.contextmanager
-def one_thread():
+
+def job(seed, epochs=1, backbone="resnet-8"):
+    recipe = dataclasses.replace(RECIPE, seed=seed, epochs=epochs)
+    return Job("plain", backbone, train_count=64, validation_count=60, recipe=recipe)
+
+
+def alone(job, home, monkeypatch):
+    """The run of a job that this process trains elsewhere, with one thread."""
+    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        return train(job)
     finally:
         torch.set_num_threads(threads)
 
 
-def job(seed, **changes):
-    recipe = Recipe(epochs=1, batch_size=32, lr=0.05, milestones=(), seed=seed)
-    return Job(
-        **{"method": "plain", "backbone": "resnet-8", "train_count": 64, "validation_count": 60} | changes,
-        recipe=recipe,
-    )
+def same_bits(one, other):
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
+def folders(home):
+    """What was trained, by method and backbone."""
+    return sorted(path.name.rpartition("-")[0] for path in (home / "runs" / "photo-digits").iterdir())
+
+
+@pytest.mark.slow
 def test_parallel_trainings_are_found_again_and_fail_alone(home, monkeypatch, capsys):
     jobs = {"one": job(1), "bad": job(1, backbone="resnet-9"), "two": job(2)}
     with pytest.raises(InputError, match="1 of 3 trainings failed; the first: bad: Backbone resnet-9"):
@@ -50,13 +60,14 @@ def test_parallel_trainings_are_found_again_and_fail_alone(home, monkeypatch, ca
     assert list(runs) == ["one", "two"]
     assert all(run.found for run in runs.values())
     assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 trainings were finished before."
-    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
-    with one_thread():
-        alone = train(jobs["two"])
-    for a, b in zip(alone.model.parameters(), runs["two"].model.parameters(), strict=True):
-        assert torch.equal(a, b)
+    made = frozen({"mine": job(3), "theirs": str(runs["two"].folder / "best.pt")})
+    assert made["mine"].digest == find(finished_folder(job(3)) / "best.pt").digest
+    assert made["mine"].digest != made["theirs"].digest
+    assert len(folders(home)) == 3
+    assert same_bits(alone(jobs["two"], home, monkeypatch), runs["two"])
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_but_time(home, monkeypatch, capsys):
     """Each training is killed at its first checkpoint and begun again, and ends with the bits of a whole one."""
     trap = home / "trap.py"
@@ -72,17 +83,13 @@ def test_a_killed_process_loses_nothing_but_time(home, monkeypatch, capsys):
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "checkpoints.keep = killed\n"
     )
-    recipe = Recipe(epochs=2, batch_size=32, lr=0.05, milestones=())
-    jobs = {seed: dataclasses.replace(job(seed), recipe=dataclasses.replace(recipe, seed=seed)) for seed in (1, 2)}
+    jobs = {seed: job(seed, epochs=2) for seed in (1, 2)}
     monkeypatch.setattr(sweep.Workers, "_pool", staticmethod(lambda: pool_that_runs(trap)))
     runs = train_all(jobs, parallel=2)
     told = capsys.readouterr().out
     assert told.count("its process was killed, once more from the last checkpoint") == 2
     assert all((run.folder / "killed").exists() and len(run.history) == 2 for run in runs.values())
-    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
-    with one_thread():
-        alone = train(jobs[1])
-    assert all(torch.equal(a, b) for a, b in zip(alone.model.parameters(), runs[1].model.parameters(), strict=True))
+    assert same_bits(alone(jobs[1], home, monkeypatch), runs[1])
 
 
 def pool_that_runs(path):
@@ -94,6 +101,7 @@ def prepare(path):
     exec(Path(path).read_text(), {})
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_is_killed_again_fails_alone(home, monkeypatch):  # noqa: ARG001
     jobs = {"one": job(1), "two": job(2)}
     monkeypatch.setattr(sweep, "_quietly", deadly)
@@ -109,26 +117,26 @@ def deadly(job, options):
     return 0.5
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_before_its_explainers(home, capsys):
+    """And equal jobs once, also those that are asked for and forgotten."""
     recipe = explainer_recipe(epochs=1, lr=0.01)
     jobs = {m: Job(m, job(1), train_count=64, validation_count=60, recipe=recipe) for m in ("tame", "l-cam-img")}
     runs = train_all(jobs, parallel=2)
-    folders = sorted(path.name.rpartition("-")[0] for path in (home / "runs" / "photo-digits").iterdir())
-    assert folders == ["l-cam-img-plain-resnet-8", "plain-resnet-8", "tame-plain-resnet-8"]
+    assert folders(home) == ["l-cam-img-plain-resnet-8", "plain-resnet-8", "tame-plain-resnet-8"]
     lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
     assert [line.split()[0] for line in lines] == ["1/1", "1/2", "2/2"]
     assert lines[0].startswith("1/1 plain resnet-8 on photo-digits 1: validation ")
     assert runs["tame"].model.classifier.digest == runs["l-cam-img"].model.classifier.digest
+    runs = train_all({"tame": jobs["tame"], "one": job(1), "again": job(1)}, parallel=1, fresh=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
+    assert [line.split(":")[0] for line in lines] == ["1/1 one", "1/1 tame"]
+    assert list(runs) == ["tame", "one", "again"]
+    assert runs["again"].folder == runs["one"].folder
+    assert len(folders(home)) == 3
     bad = {"bad": Job("tame", job(1, backbone="resnet-9"), recipe=recipe)}
     with pytest.raises(InputError, match="2 of 2 trainings failed; the first: plain resnet-9 on photo-digits 1: "):
         train_all(jobs | bad)
-
-
-def test_frozen_trains_what_is_missing(home):
-    made = frozen({"mine": job(1), "theirs": str(train_all({"other": job(2)})["other"].folder / "best.pt")})
-    assert made["mine"].digest == find(finished_folder(job(1)) / "best.pt").digest
-    assert made["mine"].digest != made["theirs"].digest
-    assert len(list((home / "runs" / "photo-digits").iterdir())) == 2
 
 
 def test_frozen_lie_where_the_trained_do(home, monkeypatch):
@@ -140,18 +148,7 @@ def test_frozen_lie_where_the_trained_do(home, monkeypatch):
         assert {p.device.type for p in [*made.parameters(), *made.buffers()]} == {device}
 
 
-def test_equal_jobs_are_one_training(home, capsys):
-    recipe = explainer_recipe(epochs=1, lr=0.01)
-    tame = Job("tame", job(1), train_count=64, validation_count=60, recipe=recipe)
-    # Classifiers before their explainers, also where they are asked for and forgotten.
-    runs = train_all({"tame": tame, "one": job(1), "again": job(1)}, parallel=1, fresh=True)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
-    assert [line.split(":")[0] for line in lines] == ["1/1 one", "1/1 tame"]
-    assert list(runs) == ["tame", "one", "again"]
-    assert runs["again"].folder == runs["one"].folder
-    assert len(list((home / "runs" / "photo-digits").iterdir())) == 2
-
-
+@pytest.mark.slow
 def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG001
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     other.start()
@@ -162,10 +159,9 @@ def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG0
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep, "say", press)
-    forever = dataclasses.replace(job(2), recipe=Recipe(epochs=10**6, batch_size=32, milestones=()))
     try:
         with pytest.raises(KeyboardInterrupt):
-            train_all({"one": job(1), "forever": forever}, parallel=2)
+            train_all({"one": job(1), "forever": job(2, epochs=10**6)}, parallel=2)
         assert "one: validation" in said[0]
         assert multiprocessing.active_children() == [other]
     finally:

@@ -15,7 +15,7 @@ from torch import nn
 from .. import files
 from ..errors import InputError, check_fields, check_numbers, choose
 from ..explainers import learned
-from ..models import attention
+from ..models import registry
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _row(name: str, method: str, dataset: str, backbone: str) -> dict[str, str]:
     """The row that fits best: of the method rather than of its family or kind, of this backbone rather than of any."""
     rows = read()
     choose("recipe", name, dict.fromkeys(known for row in rows for known in row["recipe"].split()))
-    choose("method", method, attention.METHODS | learned.METHODS)
+    choose("method", method, [*registry.METHODS, *learned.METHODS])
     families = {"plain": "abn", "l-cam": "l-cam", "tame": "tame"}
     family = next((family for prefix, family in families.items() if method.startswith(prefix)), method)
     kinds = [method, family, "explainer" if method in learned.METHODS else "classifier"]

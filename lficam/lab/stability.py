@@ -42,8 +42,10 @@ def dump_maps(runs, all_jobs, count=0, workers=0):
     dumps = {}
     for key, run in runs.items():
         images = all_jobs[key].images("test", count)
-        path = run.folder / f"maps-{len(images)}.npz"
+        path = run.folder / f"maps-{len(images)}.safetensors"
         there = path.is_file() and open_dump(path)
         same = there and there.facts.get("digest") == images.digest
-        dumps[key] = there if same else evaluation.dump(run.model, images, path, workers=workers)
+        if not same:
+            there = evaluation.dump(evaluation.predict(run.model, images, workers=workers), images, path)
+        dumps[key] = there
     return dumps

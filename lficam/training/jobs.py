@@ -181,7 +181,7 @@ def _trained(job, images, device, fresh, workers, **options):
         options |= {"device": device, "workers": workers, "label": job.title, "settings": settings}
         with _alone(folder), _told(job, folder):
             if fresh and world().rank == 0:
-                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*.npz")]:
+                for path in [folder / "last.pt", folder / "best.pt", *folder.glob("maps-*")]:
                     path.unlink(missing_ok=True)
             world().wait()
             images, seen = (relabelled(model.to(device), part, workers) for part in (images, validation))

@@ -98,7 +98,7 @@ def test_summary_by_hand():
         {("a", "AD 100"): 25, ("a", "IC 100"): 50, ("a", "AG 100"): 10, ("a", "IoU"): 0.3}
         | {("b", "AD 100"): 0, ("b", "IC 100"): 0, ("b", "AG 100"): 0, ("b", "IoU"): 0.5}
     )
-    wide = scoring.wide(scoring.summary(table))
+    wide = scoring.pivot(scoring.summary(table))
     assert wide.columns.tolist() == ["explainer", "AD 100", "IC 100", "AG 100", "IoU"]
     assert wide["AD 100"].tolist() == ["25.0 [0.0, 50.0]", "0.0 [0.0, 0.0]"]
 
@@ -372,7 +372,7 @@ def test_summary_of_all_measures(everything):
         expected[title] = 100 * part[[f"{title.lower()}_{k}" for k in (10, 30, 50, 70, 90)]].to_numpy().mean()
     for measure, value in expected.items():
         assert rows.reproduced["grad-cam", measure] == pytest.approx(value)
-    assert scoring.wide(rows.reset_index()).shape == (2, 1 + 7 + 3 + 5)
+    assert scoring.pivot(rows.reset_index()).shape == (2, 1 + 7 + 3 + 5)
 
 
 def paired(**values):

@@ -96,6 +96,8 @@ def score(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(kept.interrupted()) from None
         table = kept.finish()
+        if table is not None and table.attrs["failed"]:
+            say(f"{len(table.attrs['failed'])} of {len(images)} images could not be read and are left out.")
     if table is None:
         there = f"{path}: {len(kept.numbers())} of {count} batches are there"
         if shard[1] == 1:

@@ -48,17 +48,13 @@ def case(name):
     return authors()[name].float()
 
 
-CASES = [("authors", name) for name in ("smooth", "ties", "half_zero", "constant", "small_7x5")]
-CASES += [("keep", name) for name in ("smooth", "ties", "half_zero")]
-
-
-@pytest.mark.parametrize(("ties", "name"), CASES)
-def test_kept_pixels_are_the_authors(ties, name):
+@pytest.mark.parametrize("name", ["smooth", "ties", "half_zero", "constant", "small_7x5"])
+def test_kept_pixels_are_the_authors(name):
     maps = case(name)
     for fraction in (0.5, 0.15):
-        kept = unpacked(authors()["kept"][ties][name][str(fraction)], maps.shape)
-        assert torch.equal(keep_top(maps[None], fraction, ties)[0], maps * kept)
-    assert torch.equal(keep_top(maps[None], 1.0, ties)[0], maps)
+        kept = unpacked(authors()["kept"]["authors"][name][str(fraction)], maps.shape)
+        assert torch.equal(keep_top(maps[None], fraction)[0], maps * kept)
+    assert torch.equal(keep_top(maps[None], 1.0)[0], maps)
 
 
 def kept_by_the_book(values, dropped):
@@ -89,17 +85,9 @@ def test_the_authors_count_in_floating_point():
     assert (keep_top(distinct, 0.15) > 0).sum() == 61  # 60 by arithmetic
 
 
-def test_ties_by_hand():
-    level = torch.tensor([[[0.5, 0.5], [0.5, 1.0]]])
-    assert keep_top(level, 0.5).tolist() == [[[0, 0], [0.5, 1]]]
-    assert keep_top(level, 0.5, "keep").tolist() == level.tolist()
-
-
 def test_a_batch_is_its_images():
     maps = torch.rand(4, 9, 7, generator=torch.Generator().manual_seed(0))
-    for ties in ("authors", "keep"):
-        alone = torch.cat([keep_top(m[None], 0.15, ties) for m in maps])
-        assert torch.equal(keep_top(maps, 0.15, ties), alone)
+    assert torch.equal(keep_top(maps, 0.15), torch.cat([keep_top(m[None], 0.15) for m in maps]))
     alone = torch.cat([perturbation_steps(m[None], 5) for m in maps])
     assert torch.equal(perturbation_steps(maps, 5), alone)
 
@@ -108,21 +96,15 @@ def test_a_batch_is_its_images():
     ("maps", "fraction", "sentence"),
     [
         (MAPS, 0, "fraction: expected .* above 0"),
-        (MAPS, 1.5, "at most 1, got 1.5"),
         (MAPS * 3, 0.5, r"values in \[0, 1\]"),
         (MAPS[0], 0.5, r"Maps \(2, 2\).*\(N, H, W\)"),
         (MAPS > 0, 0.5, "floating-point maps"),
-        (MAPS / 0, 0.5, "Maps: 1 of 1 are NaN or infinite, at positions 0;"),
+        (MAPS / 0, 0.5, "Maps: NaN or infinity in 1 of 1, the first is that of position 0"),
     ],
 )
 def test_maps_that_cannot_be_cut_are_refused(maps, fraction, sentence):
     with pytest.raises(InputError, match=sentence):
         keep_top(maps, fraction)
-
-
-def test_an_unknown_rule_for_ties_is_refused():
-    with pytest.raises(InputError, match="'keep'"):
-        keep_top(MAPS, 0.5, "keeps")
 
 
 @pytest.mark.parametrize("run", ["lcam_tame", "lcam_1", "lcam_0.5", "lcam_0.15", "ttame_1", "ttame_0.5", "ttame_0.15"])
@@ -156,9 +138,9 @@ def test_scores_stay_in_percent():
 def test_scores_that_are_no_scores_are_refused(metric):
     good, bad = torch.full((6,), 0.5), torch.full((6,), 0.5)
     bad[[1, 2, 4, 5]] = float("nan")
-    with pytest.raises(InputError, match=r"Masked scores: 4 of 6 .* at positions 1, 2, 4, \.\.\.;"):
+    with pytest.raises(InputError, match="Masked scores: NaN or infinity in 4 of 6, the first is that of position 1"):
         metric(good, bad)
-    with pytest.raises(InputError, match="Clean scores: 4 of 6"):
+    with pytest.raises(InputError, match=r"Clean scores: .* 4 of 6"):
         metric(bad, good)
     with pytest.raises(InputError, match=r"Clean \(6,\) and masked \(5,\)"):
         metric(good, good[:5])
@@ -175,7 +157,6 @@ def test_class_scores():
     logits = torch.tensor([[0.0, math.log(3.0)], [1.0, 1.0]])
     classes = torch.tensor([1, 0])
     assert class_scores(logits, classes).tolist() == pytest.approx([0.75, 0.5])
-    assert class_scores(logits, classes, "log-probability").tolist() == pytest.approx([math.log(0.75), math.log(0.5)])
     assert class_scores(logits, classes, "logit").tolist() == pytest.approx([math.log(3), 1])
     assert class_scores(logits.bfloat16(), classes).dtype == torch.float32
     assert class_scores(logits.double(), classes).dtype == torch.float64
@@ -223,7 +204,7 @@ def test_steps_by_hand():
     assert (len(sizes), sizes.min(), sizes.max()) == (8, 4, 5)
     with pytest.raises(InputError, match="steps: expected 1 to 4"):
         perturbation_steps(MAPS, 5)
-    with pytest.raises(InputError, match="NaN or infinite"):
+    with pytest.raises(InputError, match="Maps: NaN"):
         perturbation_steps(MAPS * float("nan"), 2)
 
 
@@ -270,7 +251,7 @@ def test_curve_area():
     with pytest.raises(InputError, match=r"expected \(N, steps \+ 1\)"):
         curve_area(curves[:, :1])
     curves[1, 0] = float("nan")
-    with pytest.raises(InputError, match=r"Curves: 1 of 3 .* at positions 1;"):
+    with pytest.raises(InputError, match="Curves: NaN or infinity in 1 of 3"):
         curve_area(curves)
 
 
@@ -340,7 +321,7 @@ def test_images_that_cannot_be_imputed_are_refused():
         road_impute(PIXELS, everything)
     with pytest.raises(InputError, match="expected booleans"):
         road_impute(PIXELS, everything.float())
-    with pytest.raises(InputError, match="Images: 1 of 1 are NaN"):
+    with pytest.raises(InputError, match="Images: NaN"):
         road_impute(PIXELS / 0, ~everything)
     with pytest.raises(InputError, match=r"removed \(1, 1, 2\) and pixels .*upsample the maps first"):
         road_impute(PIXELS, everything[:, :1])

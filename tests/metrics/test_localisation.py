@@ -97,7 +97,7 @@ def test_rank_correlation():
 @pytest.mark.parametrize("metric", [sparsity, lambda m: rank_correlation(m, m), lambda m: pointing_game(m, m > 0)])
 def test_maps_with_nan_are_refused(metric):
     maps = torch.stack([MAP[0], MAP[0] / 0])
-    with pytest.raises(InputError, match="1 of 2 hold NaN or infinity, the first at position 1"):
+    with pytest.raises(InputError, match="NaN or infinity in 1 of 2, the first is that of position 1"):
         metric(maps)
 
 

@@ -1,7 +1,10 @@
 """`lficam score`. Nothing heavy is imported before it is needed."""
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 
-def add_commands(commands, command):
+
+def add_commands(commands: object, command: Callable[..., ArgumentParser]) -> None:
     """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
     one = command(commands, score, "score", "score explainers of a classifier on a data set; continue if cut")
     one.add_argument("--checkpoint", nargs="+", default=[], metavar="BEST.pt", help="of trained explainers")
@@ -27,7 +30,7 @@ def add_commands(commands, command):
 _MEASURES = "of masking overlap sparsity insertion deletion road (default: the first two)"
 
 
-def score(arguments):
+def score(arguments: Namespace) -> int:
     """`lficam score`: exit code 1 if some images could not be read."""
     from ..metrics.scoring import CONVENTION, pivot, summary
     from ..metrics.scoring import score as score_images
@@ -49,7 +52,7 @@ def score(arguments):
     return int(bool(failed))
 
 
-def _shard(text):
+def _shard(text: str) -> tuple[int, int]:
     """ "2/4" as (1, 4)."""
     from ..errors import InputError
 

@@ -18,6 +18,6 @@ def check_finite(values: Tensor, what: str, ids: Sequence[str] = ()) -> None:
         bad = (~good.reshape(len(good), -1).all(1)).nonzero()[:, 0].tolist()
         first = f"image {ids[bad[0]]!r}" if ids else f"position {bad[0]}"
         raise InputError(
-            f"{what}: NaN or infinity in {len(bad)} of {len(good)}, the first is that of {first}: an explainer or a "
-            "classifier is damaged, or the precision too coarse."
+            f"{what}: NaN or infinity in {len(bad)} of {len(good)}, the first is that of {first}: check the weights of "
+            "explainer and classifier, or take a finer precision."
         )

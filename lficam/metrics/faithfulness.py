@@ -111,27 +111,21 @@ def average_gain(clean: Tensor, masked: Tensor) -> Tensor:
     return torch.where(clean < 1, 100 * (masked - clean).clamp(min=0) / (1 - clean), 0)
 
 
-def masked_images(
-    pixels: Tensor, maps: Tensor, space: str = "pixels", mean: Sequence[float] | Tensor | None = None
-) -> Tensor:
+def masked_images(pixels: Tensor, maps: Tensor, mean: Sequence[float] | Tensor | None = None) -> Tensor:
     """Multiply images by their maps: pixels (N, 3, H, W) in [0, 1], maps (N, H, W) in [0, 1] -> pixels (N, 3, H, W).
 
-    space: "pixels": what the map leaves out is black, as in L-CAM, TAME and T-TAME's evaluation; "normalised": the map
-    multiplies the image after normalisation, so that what it leaves out has the data's mean colour; the result is
-    pixels again, and the standard deviation cancels out.
-    mean: 3 numbers in [0, 1], for "normalised" only.
-    Raises `InputError` for shapes that do not fit, an unknown space, or a missing mean.
+    What the map leaves out is black, as in L-CAM, TAME and T-TAME's evaluation. mean: 3 numbers in [0, 1], the data's
+    mean colour, which it is if the map multiplies the image after normalisation; the standard deviation cancels out.
+    Raises `InputError` for shapes that do not fit, and maps with NaN.
     """
-    choose("mask space", space, dict.fromkeys(("pixels", "normalised")))
     _check_shapes(maps, pixels, "Maps")
     _check_maps(maps)
-    if space == "normalised" and (mean is None or len(mean) != pixels.shape[1]):
-        raise InputError(f"mean: expected {pixels.shape[1]} numbers to mask in the normalised space, got {mean}.")
-    return masked_images_unchecked(pixels, maps, mean if space == "normalised" else None)
+    if mean is not None and len(mean) != pixels.shape[1]:
+        raise InputError(f"mean: expected {pixels.shape[1]} numbers, one for each colour channel, got {mean}.")
+    return masked_images_unchecked(pixels, maps, mean)
 
 
 def masked_images_unchecked(pixels: Tensor, maps: Tensor, mean: Sequence[float] | Tensor | None = None) -> Tensor:
-    """mean: of the normalised space; None: black."""
     if mean is None:
         return maps[:, None] * pixels
     mean = torch.as_tensor(mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
@@ -158,34 +152,25 @@ def perturbation_steps_unchecked(maps: Tensor, steps: int) -> Tensor:
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, turn.expand_as(order)).reshape(maps.shape)
 
 
-def deletion(pixels: Tensor, turns: Tensor, step: int | Tensor, baseline: float | Tensor = 0.0) -> Tensor:
+def deletion(pixels: Tensor, turns: Tensor, step: int, baseline: float | Tensor = 0.0) -> Tensor:
     """The images from which the most relevant pixels have gone, up to a step.
 
-    pixels: (N, 3, H, W); turns: (N, H, W) of `perturbation_steps`; baseline: what comes in their place, a number or a
-    tensor that broadcasts to the pixels (0, black; RISE's code has zeros after normalisation, hence the mean colour).
-    step: an int, or an integer tensor with one step per image; at 0 nothing has gone, at the last step all pixels. One
-    image may be given with many steps: pixels (1, 3, H, W), step (M,) -> (M, 3, H, W). So a curve is scored one batch
-    at a time, of many images at a step or of many steps of an image, and no more of its images exist at once.
+    pixels: (N, 3, H, W); turns: (N, H, W) of `perturbation_steps`; step: at 0 nothing has gone, at the last step all
+    pixels. baseline: what comes in their place, a number or a tensor that broadcasts to the pixels (0, black; RISE's
+    code has zeros after normalisation, hence the mean colour).
     Raises `InputError` for shapes that do not fit. Petsiuk et al. (RISE, BMVC 2018).
     """
-    return torch.where(_reached(pixels, turns, step), baseline, pixels)
+    _check_shapes(turns, pixels, "turns")
+    return torch.where((turns <= step)[:, None], baseline, pixels)
 
 
-def insertion(pixels: Tensor, turns: Tensor, step: int | Tensor, baseline: float | Tensor) -> Tensor:
+def insertion(pixels: Tensor, turns: Tensor, step: int, baseline: float | Tensor) -> Tensor:
     """The images of which only the most relevant pixels are there, up to a step; as `deletion`, the other way round.
 
     baseline: what is there at step 0; `blurred(pixels)`, made once, as RISE. At the last step the images are whole.
     """
-    return torch.where(_reached(pixels, turns, step), pixels, baseline)
-
-
-def _reached(pixels: Tensor, turns: Tensor, step: int | Tensor) -> Tensor:
     _check_shapes(turns, pixels, "turns")
-    if not isinstance(step, Tensor):  # nor made one: a GPU would wait for its copy
-        return (turns <= step)[:, None]
-    if step.ndim > 1 or (step.ndim and len(turns) not in (1, len(step))):
-        raise InputError(f"step {tuple(step.shape)}: expected one number, or one per image of {len(turns)}.")
-    return (turns <= step.to(turns.device).reshape(-1, 1, 1))[:, None]
+    return torch.where((turns <= step)[:, None], pixels, baseline)
 
 
 def blurred(pixels: Tensor, kernel: int = 11, sigma: float = 5.0) -> Tensor:

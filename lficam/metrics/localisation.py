@@ -4,11 +4,16 @@ Averages and intervals are made in statistics.py. What ends in _unchecked takes 
 range, so that a GPU need not wait for the look at them.
 """
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .checks import check_finite
+
+Counts = TypeVar("Counts", Tensor, np.ndarray)
 
 
 def intersection_over_union(maps: Tensor, masks: Tensor, threshold: float = 100 / 255) -> Tensor:
@@ -28,7 +33,7 @@ def intersection_over_union_unchecked(maps: Tensor, masks: Tensor, threshold: fl
     return agreement((marked & masks).sum((1, 2)).double(), (marked | masks).sum((1, 2)).double())
 
 
-def agreement(part, whole):
+def agreement(part: Counts, whole: Counts) -> Counts:
     """part / whole, counts of pixels (N,) in float64, tensors or arrays; 1 where there are none: empty sets agree."""
     empty = whole == 0
     return (part + empty) / (whole + empty)

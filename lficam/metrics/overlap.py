@@ -68,21 +68,14 @@ def pairs(
     return {pair: _scores(np.concatenate(part, 1)) for pair, part in parts.items()}
 
 
-def threshold_curve(
-    base: Source,
-    target: Source,
-    thresholds: Sequence[float],
-    protocol: str = "authors",
-    size: Size | None = None,
-    align: bool = False,
-) -> Scores:
+def threshold_curve(base: Source, target: Source, thresholds: Sequence[float], protocol: str = "authors") -> Scores:
     """`compare` at T thresholds in one reading: {"iou": (T, N), "dice": (T, N)}."""
     limits = [_limit(threshold) for threshold in thresholds]
     if not limits:
         raise InputError("Threshold curve: give at least one threshold in 0..255.")
     parts = [
-        np.stack([_overlap(_above(base, limit), _above(target, limit), protocol) for limit in limits], 1)
-        for base, target in _finished([base, target], protocol, size, align)
+        np.stack([_overlap(_above(ours, limit), _above(theirs, limit), protocol) for limit in limits], 1)
+        for ours, theirs in _finished([base, target], protocol)
     ]
     return _scores(np.concatenate(parts, 2))
 
@@ -94,22 +87,20 @@ def against_masks(dump: Source, masks: np.ndarray, threshold: float = 100) -> np
     if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(dump):
         raise InputError(f"Masks: expected bool ({len(dump)}, H, W) for {dump.path}, got {masks.dtype} {masks.shape}.")
     limit, start, scores = _limit(threshold), 0, []
-    for (maps,) in _finished([dump], "standard", masks.shape[1:], False):
+    for (maps,) in _finished([dump], "standard", masks.shape[1:]):
         part = masks[start : start + len(maps)]
         scores.append(_overlap(_above(maps, limit), (part, _rows(part)), "standard")[0])
         start += len(maps)
     return np.concatenate(scores)
 
 
-def shuffled(base: Source, target: Source, threshold: float = 100, size: Size | None = None) -> np.ndarray:
+def shuffled(base: Source, target: Source, threshold: float = 100) -> np.ndarray:
     """Standard IoU (N,) of base's map of each image with target's map of the next: a control without a common image."""
     base, target = _opened(base), _opened(target)
     if len(base) != len(target):
         raise InputError(f"{base.path} holds {len(base)} maps and {target.path} {len(target)}: dump the same images.")
-    limit, size = _limit(threshold), _common_size([target], size)
-    ours, theirs = (
-        (_above(maps, limit) for (maps,) in _finished([dump], "standard", size, False)) for dump in (base, target)
-    )
+    limit, size = _limit(threshold), _common_size([target], None)
+    ours, theirs = ((_above(maps, limit) for (maps,) in _finished([dump], "standard", size)) for dump in (base, target))
     return np.concatenate([_overlap(*pair, "standard")[0] for pair in zip(ours, _shifted(theirs), strict=True)])
 
 
@@ -186,7 +177,9 @@ def _opened(source: Source) -> Dump:
     return source if isinstance(source, Dump) else open_dump(source)
 
 
-def _finished(sources: Sequence[Source], protocol: str, size: Size | None, align: bool) -> Iterator[list[np.ndarray]]:
+def _finished(
+    sources: Sequence[Source], protocol: str, size: Size | None = None, align: bool = False
+) -> Iterator[list[np.ndarray]]:
     """Maps of all dumps at one size, chunk by chunk: lists of (n, H, W), uint8 or float32, in the first one's order."""
     scale = choose("protocol", protocol, {"authors": _authors, "standard": _standard})
     dumps = [_opened(source) for source in sources]

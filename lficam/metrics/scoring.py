@@ -165,7 +165,8 @@ def _fill(
     if not todo:
         return
     at = torch.cat([cuts[number] for number in todo])
-    rest, device = images.subset(at), classifier.normalise.mean.device
+    rest = images.subset(at) if len(at) < len(images) else images
+    device = classifier.normalise.mean.device
     laid = functools.cache(channels_last)
     explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
     classifier = laid(classifier)

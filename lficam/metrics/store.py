@@ -147,19 +147,18 @@ class Folder(Batches):
         return {int(file.name) for file in self.folder.glob("[0-9]*")}
 
     def finish(self) -> pd.DataFrame | None:
-        try:
-            if len(self.numbers()) < self.count:
-                return self._finished()
-            columns, failed = self._heads()
-            with files.atomic(self.path, "w") as file:
-                file.writelines(self._lines(columns))
-        except FileNotFoundError:  # another run has just made the table, and removed the batches
-            return self._finished()
-        leave_record(self.path, self.config, failed)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # a run with other settings has its own there
-            self.parts.rmdir()
-        return read(self.path)
+        with suppress(FileNotFoundError):  # another run has just made the table, and removed the batches
+            if len(self.numbers()) == self.count:
+                columns, failed = self._heads()
+                with files.atomic(self.path, "w") as file:
+                    file.writelines(self._lines(columns))
+                leave_record(self.path, self.config, failed)
+        table = self._finished()
+        if table is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # not empty: there are other settings
+                self.parts.rmdir()
+        return table
 
     def interrupted(self) -> str:
         kept = f"{len(self.numbers())} of {self.count} batches are kept in {self.parts}"

@@ -374,7 +374,7 @@ def test_interrupted_scores_say_what_is_kept(home):
     )
     done = len(list(parts.glob("*/0*")))
     assert error == (
-        f"lficam: scoring was interrupted: {done} of 50 batches are kept in {parts}, and the same command "
+        f"lficam: scoring was interrupted: {done} of 250 batches are kept in {parts}, and the same command "
         "continues after them (not with fresh, --fresh).\n"
     )
 

@@ -1,6 +1,7 @@
 """Scores of explainers on a data set: against a slow loop, and by hand."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pandas as pd
@@ -123,26 +124,35 @@ ALL = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 @pytest.fixture(scope="module")
 def sharp():
     """A classifier that is sure of something, else no altered image would change its mind."""
-    classifier = freeze(small(10, seed=3), size=32)
+    torch.manual_seed(5)
+    network = lficam.create("plain", "resnet-8", 10)
+    classifier = freeze(network)
     with torch.no_grad():
-        classifier.network.fc.weight *= 60
+        for name, value in network.named_parameters():
+            if name.endswith("weight") and value.ndim == 2:
+                value *= 60
     return {"grad-cam": lficam.baseline(classifier, "grad-cam"), "centre": lficam.baseline(classifier, "centre")}
 
 
 @pytest.fixture(scope="module")
-def everything(sharp, images):
-    return scoring.score(sharp, images, measures=ALL, steps=5, batch_size=12)
+def tiny():
+    return datasets.load("photo-digits", "test", count=12, size=16)
 
 
-def test_curves_and_road_equal_a_loop(sharp, images, everything):
+@pytest.fixture(scope="module")
+def everything(sharp, tiny):
+    return scoring.score(sharp, tiny, measures=ALL, steps=5, batch_size=12)
+
+
+def test_curves_and_road_equal_a_loop(sharp, tiny, everything):
     classifier = sharp["centre"].classifier
     gap = (everything.morf_50 - everything.lerf_50).abs().to_numpy()
     assert gap[:12].any()
     compared = 0
     for name, i in (("grad-cam", int(gap[:12].argmax())), ("grad-cam", 3), ("centre", 11)):
-        pixels, row = images.pixels([i]), everything[everything.explainer == name].iloc[i]
+        pixels, row = tiny.pixels([i]), everything[everything.explainer == name].iloc[i]
         target = classifier(pixels).argmax(1)
-        maps = finish(sharp[name](pixels, target), 32)
+        maps = finish(sharp[name](pixels, target), 16)
         turns, blur = faithfulness.perturbation_steps(maps, 5), faithfulness.blurred(pixels)
         for kind, make in (
             ("insertion", lambda k, p=pixels, t=turns, b=blur: faithfulness.insertion(p, t, k, b)),
@@ -153,44 +163,47 @@ def test_curves_and_road_equal_a_loop(sharp, images, everything):
             assert row[kind] == pytest.approx((sum(curve) - (curve[0] + curve[-1]) / 2) / 5, abs=1e-4)
         order = maps.flatten().argsort(descending=True, stable=True)
         for share in (10, 30, 50, 70, 90):
-            for kind, ranks in (("morf", order), ("lerf", order.flip(0))):
-                removed = torch.zeros(1024, dtype=torch.bool)
-                removed[ranks[: round(1024 * share / 100)]] = True
+            for kind, gone in (
+                ("morf", order[: math.ceil(256 * share / 100)]),
+                ("lerf", order[math.ceil(256 - 256 * share / 100) :]),
+            ):
+                removed = torch.zeros(256, dtype=torch.bool)
+                removed[gone] = True
                 image = faithfulness.road_impute(
-                    pixels, removed.view(1, 32, 32), measures._grain(pixels, images.ids[i : i + 1])
+                    pixels, removed.view(1, 16, 16), measures._grain(pixels, tiny.ids[i : i + 1])
                 )
                 logits = classifier.answer(image)[0]  # the noise leaves [0, 1]
                 if logits.topk(2).values.diff().abs() > 0.05:  # else rounding decides
                     compared += 1
                     assert row[f"{kind}_{share}"] == (logits.argmax() == target).item()
         assert row.sparsity == pytest.approx(localisation.sparsity(maps).item(), abs=1e-6)
-        assert row.pointing == localisation.pointing_game(maps, images.masks[[i]]).item()
+        assert row.pointing == localisation.pointing_game(maps, tiny.masks[[i]]).item()
     assert compared > 20
 
 
-def test_no_measure_depends_on_the_batch(sharp, images, everything):
+def test_no_measure_depends_on_the_batch(sharp, tiny, everything):
     for kind in ("morf", "lerf"):  # else these were comparisons of constants
         assert 0 < everything[f"{kind}_50"].mean() < 1
     assert everything.insertion.std() > 0.05
     numbers = everything.columns.drop(["explainer", "image"])
-    small = scoring.score(sharp, images, measures=ALL, steps=5, batch_size=5)
+    small = scoring.score(sharp, tiny, measures=ALL, steps=5, batch_size=5)
     np.testing.assert_allclose(small[numbers], everything[numbers], atol=2e-4)
 
 
-def test_noise_belongs_to_the_image(sharp, images):
-    before, pixels = torch.get_rng_state(), images.pixels(range(3))
-    a, b = measures._grain(pixels, images.ids[:3]), measures._grain(pixels[:1], images.ids[2:3])
+def test_noise_belongs_to_the_image(sharp, tiny):
+    before, pixels = torch.get_rng_state(), tiny.pixels(range(3))
+    a, b = measures._grain(pixels, tiny.ids[:3]), measures._grain(pixels[:1], tiny.ids[2:3])
     assert torch.equal(a[2], b[0])
     assert not torch.equal(a[0], a[1])
     assert a.std().item() == pytest.approx(0.01, rel=0.05)
-    scoring.score(sharp, images.subset([0]), measures=("road", "insertion"))
+    scoring.score(sharp, tiny.subset([0]), measures=("road", "insertion"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_classifier_is_left_as_it_was(sharp, images):
+def test_the_classifier_is_left_as_it_was(sharp, tiny):
     network = sharp["centre"].classifier.network
     before = {name: (value.data_ptr(), value.stride()) for name, value in network.named_parameters()}
-    scoring.score(sharp, images.subset([0]))
+    scoring.score(sharp, tiny.subset([0]))
     assert {name: (value.data_ptr(), value.stride()) for name, value in network.named_parameters()} == before
 
 
@@ -214,15 +227,15 @@ class Given:
         return self.make(pixels.mean(1))
 
 
-def test_maps_of_any_size_sign_and_scale_and_constant_ones(classifier, images):
+def test_maps_of_any_size_sign_and_scale_and_constant_ones(classifier, tiny):
     made = {
         "plain": lambda maps: maps,
         "negative": lambda maps: maps - 5,
         "huge": lambda maps: maps * 2.0**100,
-        "small": lambda maps: maps[:, ::16, ::16],
+        "small": lambda maps: maps[:, ::8, ::8],
         "constant": lambda maps: torch.full_like(maps, 3.0),
     }
-    explainers, few = {name: Given(classifier, make) for name, make in made.items()}, images.subset(range(6))
+    explainers, few = {name: Given(classifier, make) for name, make in made.items()}, tiny.subset(range(6))
     table = scoring.score(explainers, few, measures=ALL, steps=4)
     part = {name: rows.reset_index(drop=True) for name, rows in table.groupby("explainer")}
     for name in ("negative", "huge"):
@@ -230,7 +243,7 @@ def test_maps_of_any_size_sign_and_scale_and_constant_ones(classifier, images):
             part[name].masked_50, part["plain"].masked_50, atol=0.01
         )  # rounding moves a pixel or two
     assert np.isfinite(part["small"].masked_15).all()
-    black = classifier(torch.zeros(1, 3, 32, 32)).softmax(1)[0].detach().numpy()
+    black = classifier(torch.zeros(1, 3, 16, 16)).softmax(1)[0].detach().numpy()
     np.testing.assert_allclose(part["constant"].masked_100, black[part["constant"]["class"]], atol=1e-5)
     assert not part["constant"][["sparsity", "energy", "iou"]].to_numpy().any()
     assert np.isfinite(scoring.summary(table).reproduced).all()

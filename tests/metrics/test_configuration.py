@@ -24,8 +24,9 @@ from lficam.data import datasets
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
 from lficam.metrics import scoring
-from lficam.metrics.configuration import describe, function, identity
+from lficam.metrics.configuration import configuration, describe, function, identity, sha256
 from lficam.metrics.evaluation import randomised
+from lficam.metrics.measures import Plan
 
 
 class Net(nn.Module):
@@ -216,6 +217,19 @@ def test_weights_of_a_mechanism_belong_to_it():
     assert describe(one) != describe(other)
     other.load_state_dict(one.state_dict())
     assert describe(one) == describe(other)
+
+
+def test_tables_of_earlier_versions_are_found():
+    """Names of classes and of what they hold are part of the hash: renamed, no table written before would be found."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    classifier = freeze(network, size=8, mean=0.5, std=0.25)
+    explainers = {name: lficam.baseline(classifier, name) for name in ("grad-cam", "centre")}
+    explainers["l-cam-img"] = lficam.attach(classifier, "l-cam-img", ["0"])
+    for value in [*network.parameters(), *explainers["l-cam-img"].mechanism.parameters()]:
+        nn.init.constant_(value, 0.5)
+    images = lficam.images(torch.zeros(4, 3, 16, 16), labels=[0, 1, 2, 0])
+    config = configuration(explainers, classifier, images, Plan(), batch_size=4, shard=(0, 1))
+    assert sha256(config | {"version": ""}) == "7279b6dd0268e5a7775caa3acd979f607a4861349e416206c2d429ab70edaea0"
 
 
 def test_the_function_of_a_network():

@@ -92,21 +92,6 @@ def test_a_batch_is_its_images():
     assert torch.equal(perturbation_steps(maps, 5), alone)
 
 
-@pytest.mark.parametrize(
-    ("maps", "fraction", "sentence"),
-    [
-        (MAPS, 0, "fraction: expected .* above 0"),
-        (MAPS * 3, 0.5, r"values in \[0, 1\]"),
-        (MAPS[0], 0.5, r"Maps \(2, 2\).*\(N, H, W\)"),
-        (MAPS > 0, 0.5, "floating-point maps"),
-        (MAPS / 0, 0.5, "Maps: NaN or infinity in 1 of 1, the first is that of position 0"),
-    ],
-)
-def test_maps_that_cannot_be_cut_are_refused(maps, fraction, sentence):
-    with pytest.raises(InputError, match=sentence):
-        keep_top(maps, fraction)
-
-
 @pytest.mark.parametrize("run", ["lcam_tame", "lcam_1", "lcam_0.5", "lcam_0.15", "ttame_1", "ttame_0.5", "ttame_0.15"])
 def test_drop_and_increase_are_the_authors(run):
     run = authors()["runs"][run]
@@ -134,23 +119,29 @@ def test_scores_stay_in_percent():
     assert torch.equal(gain > 0, increase_in_confidence(clean, masked))
 
 
-@pytest.mark.parametrize("metric", [average_drop, increase_in_confidence, average_gain])
-def test_scores_that_are_no_scores_are_refused(metric):
+def test_values_that_are_none_are_refused():
+    """What would else be a silent number, by name and place."""
     good, bad = torch.full((6,), 0.5), torch.full((6,), 0.5)
     bad[[1, 2, 4, 5]] = float("nan")
-    with pytest.raises(InputError, match="Masked scores: NaN or infinity in 4 of 6, the first is that of position 1"):
-        metric(good, bad)
-    with pytest.raises(InputError, match=r"Clean scores: .* 4 of 6"):
-        metric(bad, good)
-    with pytest.raises(InputError, match=r"Clean \(6,\) and masked \(5,\)"):
-        metric(good, good[:5])
-
-
-def test_scores_out_of_range_are_refused():
-    with pytest.raises(InputError, match="relative=False"):
-        average_drop(torch.tensor([-1.0]), torch.tensor([0.5]))
-    with pytest.raises(InputError, match="Masked scores: expected probabilities"):
-        average_gain(torch.tensor([0.5]), torch.tensor([3.0]))
+    pixels, hole = PIXELS / 0, torch.zeros(1, 2, 2, dtype=torch.bool)
+    for call, words in {
+        lambda: average_gain(good, bad): "Masked scores: NaN or infinity in 4 of 6, the first is that of position 1",
+        lambda: increase_in_confidence(bad, good): "Clean scores: NaN or infinity in 4 of 6",
+        lambda: average_drop(-good, good): "relative=False",
+        lambda: keep_top(MAPS / 0, 0.5): "Maps: NaN or infinity in 1 of 1",
+        lambda: keep_top(MAPS * 3, 0.5): r"values in \[0, 1\]",
+        lambda: keep_top(MAPS > 0, 0.5): "floating-point maps",
+        lambda: perturbation_steps(MAPS / 0, 2): "Maps: NaN",
+        lambda: perturbation_steps(MAPS, 5): "steps: expected 1 to 4",
+        lambda: curve_area(torch.stack([good, bad])): "Curves: NaN or infinity in 1 of 2",
+        lambda: road_impute(pixels, hole): "Images: NaN",
+        lambda: road_impute(PIXELS, hole.float()): "expected booleans",
+        lambda: masked_images(PIXELS, MAPS / 0): "Maps: NaN",
+        lambda: masked_images(PIXELS, MAPS, (0.5, 0.4)): "mean: expected 3 numbers",
+        lambda: deletion(PIXELS, hole[:, :1].int(), 1): r"turns \(1, 1, 2\) and pixels .*upsample the maps first",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            call()
 
 
 def test_class_scores():
@@ -177,10 +168,6 @@ def test_masked_images():
     std = torch.tensor((0.2, 0.3, 0.4))[:, None, None]  # the long way: normalise, mask, undo
     by_hand = (PIXELS - grey) / std * MAPS[:, None] * std + grey
     torch.testing.assert_close(masked_images(PIXELS, MAPS, mean), by_hand)
-    with pytest.raises(InputError, match="mean: expected 3 numbers"):
-        masked_images(PIXELS, MAPS, mean[:2])
-    with pytest.raises(InputError, match="upsample the maps first"):
-        masked_images(PIXELS, MAPS[:, :1])
 
 
 def test_a_map_of_ones_changes_no_answer():
@@ -200,10 +187,6 @@ def test_steps_by_hand():
     assert torch.equal(perturbation_steps(torch.ones(1, 20, 20), 400).flatten(), torch.arange(1, 401).int())
     sizes = perturbation_steps(torch.rand(1, 7, 5), 8).flatten().bincount()[1:]
     assert (len(sizes), sizes.min(), sizes.max()) == (8, 4, 5)
-    with pytest.raises(InputError, match="steps: expected 1 to 4"):
-        perturbation_steps(MAPS, 5)
-    with pytest.raises(InputError, match="Maps: NaN"):
-        perturbation_steps(MAPS * float("nan"), 2)
 
 
 def test_insertion_and_deletion_by_hand():
@@ -215,8 +198,6 @@ def test_insertion_and_deletion_by_hand():
     assert torch.equal(deletion(PIXELS, turns, 4, other), other)
     assert torch.equal(insertion(PIXELS, turns, 0, other), other)
     assert torch.equal(insertion(PIXELS, turns, 4, other), PIXELS)
-    with pytest.raises(InputError, match=r"turns \(1, 1, 2\) and pixels"):
-        deletion(PIXELS, turns[:, :1], 1)
 
 
 def test_blur():
@@ -238,9 +219,6 @@ def test_curve_area():
     assert curve_area(curves).tolist() == [1, 0.5, 0.25]
     with pytest.raises(InputError, match=r"expected \(N, steps \+ 1\)"):
         curve_area(curves[:, :1])
-    curves[1, 0] = float("nan")
-    with pytest.raises(InputError, match="Curves: NaN or infinity in 1 of 3"):
-        curve_area(curves)
 
 
 def filled_by_elimination(pixels, removed):
@@ -301,15 +279,3 @@ def test_imputation_noise():
     assert torch.equal(one[..., 1::2], pixels[..., 1::2])
     assert one[..., ::2].std().item() == pytest.approx(0.01, rel=0.1)
     assert not torch.equal(one, road_impute(pixels, removed, generator=torch.Generator().manual_seed(8)))
-
-
-def test_images_that_cannot_be_imputed_are_refused():
-    everything = torch.ones(1, 2, 2, dtype=torch.bool)
-    with pytest.raises(InputError, match="at least one pixel left"):
-        road_impute(PIXELS, everything)
-    with pytest.raises(InputError, match="expected booleans"):
-        road_impute(PIXELS, everything.float())
-    with pytest.raises(InputError, match="Images: NaN"):
-        road_impute(PIXELS / 0, ~everything)
-    with pytest.raises(InputError, match=r"removed \(1, 1, 2\) and pixels .*upsample the maps first"):
-        road_impute(PIXELS, everything[:, :1])

@@ -72,8 +72,10 @@ class Batches:
         failed: list = []
         for number in range(self.count):
             head, _ = self._batch(number)
-            columns, failed = columns or head["columns"], failed + head["failed"]
+            columns = columns or head["columns"]
+            failed += head["failed"]
         if not columns:
+            self._clear()
             why = f"; the first: {failed[0][2]}" if failed else "."
             raise InputError(f"None of the {len(failed)} images could be read, so there are no scores{why}")
         return columns, failed
@@ -99,6 +101,9 @@ class Batches:
     def _kept(self, number: int) -> str:
         return self.texts[number]
 
+    def _clear(self) -> None:
+        self.texts.clear()
+
 
 class Folder(Batches):
     """The batches of the table PATH as files. config: what the table is of; fresh: forget what is there.
@@ -117,6 +122,8 @@ class Folder(Batches):
         self.table = None if fresh else self._finished()
         if self.table is None:
             self._begin()
+        else:
+            self._clear()  # killed between the record and this
 
     def _finished(self) -> pd.DataFrame | None:
         """The table, if it is at the path; None if it is yet to be made; `InputError` if something else is there."""
@@ -155,9 +162,7 @@ class Folder(Batches):
                 leave_record(self.path, self.config, failed)
         table = self._finished()
         if table is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # not empty: there are other settings
-                self.parts.rmdir()
+            self._clear()
         return table
 
     def interrupted(self) -> str:
@@ -185,6 +190,11 @@ class Folder(Batches):
 
     def _kept(self, number: int) -> str:
         return self._file(number).read_bytes().decode()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # not empty: there are other settings
+            self.parts.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06}"

@@ -35,7 +35,7 @@ from lficam.lab.explore.explorer import explore
 from lficam.lab.graph import plan
 from lficam.lab.graph.reproduce import gpu_names
 from lficam.lab.notebooks import run
-from lficam.metrics import evaluation, faithfulness, localisation, scoring, shards
+from lficam.metrics import dumps, evaluation, faithfulness, localisation, scoring
 from lficam.models import checkpoints
 from lficam.training import jobs, lr_range, recipes
 
@@ -43,6 +43,7 @@ FULL, DENIED, NAN = errno.ENOSPC, errno.EACCES, float("nan")
 Recipe, Job, small, keep = recipes.Recipe, jobs.Job, networks.small, checkpoints.save
 new, attach, base, freeze, find = lficam.create, lficam.attach, lficam.baseline, frozen.freeze, frozen.find
 load, resume, own, iou = lficam.load, checkpoints.resume, lficam.images, localisation.intersection_over_union
+predict = evaluation.predict
 NO_GPU, COARSE = {"CUDA_VISIBLE_DEVICES": "-1"}, torch.autocast("cpu", torch.bfloat16)
 INFERENCE, SHOT = torch.inference_mode(), Image.effect_noise((40, 40), 99).convert("RGB")
 CARD, TENSORS = {"method": "x", "backbone": "resnet-8", "num_classes": 2}, safetensors.torch.save({"a": torch.zeros(2)})
@@ -392,7 +393,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a table on a full disk", "s.csv", lambda p: under(failing("os.fsync", FULL), lambda: p.score(path="s.csv"))),
     ("a table in a file", "x.txt", lambda p: p.score(path=p.file("x.txt") + "/s.csv")),
     ("shard out of range", "(2, 2)", lambda p: p.score(shard=(2, 2))),
-    ("more shards than images", "99", lambda p: p.score(shard=(0, 99))),
+    ("more shards than batches", "99", lambda p: p.score(shard=(0, 99))),
     ("fraction of zero", "fractions", lambda p: p.score(fractions=(0,))),
     ("fraction in percent", "fractions", lambda p: p.score(fractions=(100, 50, 15))),
     ("more steps than pixels", "steps", lambda p: p.score(measures=["insertion"], steps=10**5)),
@@ -400,12 +401,9 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("precision misspelt", "'fp16'", lambda p: p.score(precision="fp16")),
     ("workers negative", "workers", lambda p: p.score(workers=-1)),
     ("compared by no such measure", "'AD 20'", lambda p: scoring.compare(p.score(), "AD 20")),
-    ("shards that are not there", "nowhere.csv", lambda p: shards.merge(["nowhere.csv"], "all.csv")),
-    (
-        "shards that are not all",
-        "2/2",
-        lambda p: (p.score(path="a.csv", shard=(0, 2)), shards.merge(["a.csv"], "b.csv")),
-    ),
+    ("a shard without a file", "path", lambda p: p.score(shard=(0, 2), batch_size=3)),
+    ("a shard that begins anew", "fresh", lambda p: p.score(path="a.csv", shard=(0, 2), batch_size=3, fresh=True)),
+    ("maps as an earlier version kept them", "d.npz", lambda p: dumps.open_dump(p.file("d.npz", b"PK"))),
     # metrics
     ("maps of another size than masks", "(2, 16, 32)", lambda p: iou(p.pixels[:, 0, ::2], p.pixels[:, 0] > 0.5)),
     ("threshold on the scale 0..255", "100", lambda p: iou(p.pixels[:, 0], p.pixels[:, 0] > 0.5, 100)),
@@ -532,11 +530,10 @@ COMMANDS = [  # word that the sentence holds, command line
     ("'fp16'", f"{SCORE} --baseline grad-cam --precision fp16"),
     ("3/2", f"{SCORE} --baseline grad-cam --shard 3/2"),
     ("list", f"{SCORE} --baseline grad-cam --list-file nowhere.txt"),
-    ("nowhere.csv", "score --merge nowhere.csv"),
     ("photo.png", f"{SCORE} --baseline grad-cam --out {{shot}}"),
     ("'resnet5'", "layers resnet5"),
     ("'V9'", "layers resnet18 --weights V9"),
-    ("nowhere.npz", "iou nowhere.npz nowhere.npz"),
+    ("nowhere.safetensors", "iou nowhere.safetensors nowhere.safetensors"),
     ("threshold", "iou {dump} {dump} --threshold 300"),
     ("'author'", "iou {dump} {dump} --protocol author"),
     ("size", "iou {dump} {dump} --size -1"),
@@ -827,7 +824,7 @@ def test_commands(p, names, line, capsys):
         "empty": lambda: p.file("empty.pt"),
         "weights": lambda: p.file("w.pth", p.plain.state_dict()),
         "shot": lambda: p.file("photo.png", Image.new("RGB", (40, 40))),
-        "dump": lambda: str(evaluation.dump(p.abn, p.digits, p.home / "d.npz").path),
+        "dump": lambda: str(evaluation.dump(predict(p.abn, p.digits), p.digits, p.home / "d.safetensors").path),
     }
     line = line.format(**{name: make() if name in line else "" for name, make in makers.items()})
     capsys.readouterr()

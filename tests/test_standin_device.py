@@ -204,7 +204,7 @@ def test_evaluation(standin, images, tmp_path):
         for ours, theirs in zip(found, wanted, strict=True):
             torch.testing.assert_close(ours, theirs)
         assert torch.equal(evaluation.perturbed_accuracy(model, images, 0.02, batch_size=6), hits)
-        dump = evaluation.dump(model, images, tmp_path / f"{method}.npz", 6)
+        dump = evaluation.dump(found, images, tmp_path / f"{method}.safetensors")
         torch.testing.assert_close(torch.from_numpy(dump.read(range(12))), wanted.maps)
     assert evaluation.lficam_steps(model, images.pixels([0]))["weights"].device.type == "cpu"
 

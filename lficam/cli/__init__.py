@@ -100,7 +100,7 @@ def parser():
 
     command = _command(commands, compare_maps, "iou", "overlap of the attention maps of two models")
     for name in ("base", "target"):
-        command.add_argument(name, metavar=name.upper(), help="dump *.npz, or folder of the authors' .npy files")
+        command.add_argument(name, metavar=name.upper(), help="dump *.safetensors, or a folder of the authors' .npy")
     command.add_argument("--threshold", type=float, default=100, help="on the scale 0..255 (default: 100)")
     command.add_argument("--protocol", default="authors", help="authors (default) or standard")
     command.add_argument("--size", type=int, help="height and width of the images (default: what the dumps say)")
@@ -138,7 +138,7 @@ def _model_commands(commands):
     command.add_argument("--split", default="test", help="train, validation or test (default: test)")
     command.add_argument("--size", type=int, help="of the images in pixels")
     command.add_argument("--count", type=int, help="images (default: all)")
-    command.add_argument("--dump", metavar="FILE.npz", help="write the attention maps, with image ids")
+    command.add_argument("--dump", metavar="FILE.safetensors", help="write the attention maps, with image ids")
     command.add_argument("--perturbation", type=float, metavar="EPSILON", help="FGSM attack first, in units of [0, 1]")
     command.add_argument("--workers", type=int, default=0, help="processes that read image files")
 
@@ -343,7 +343,7 @@ def evaluate_model(arguments):
     if told := one_class(predictions.logits.argmax(1), images.labels, images.classes):
         print(told)
     if arguments.dump:
-        print(dump(model, images, arguments.dump, workers=arguments.workers).path)
+        print(dump(predictions, images, arguments.dump).path)
 
 
 def convert_checkpoint(arguments):

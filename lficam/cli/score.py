@@ -1,7 +1,10 @@
 """`lficam score`. Nothing heavy is imported before it is needed."""
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 
-def add_commands(commands, command):
+
+def add_commands(commands: object, command: Callable[..., ArgumentParser]) -> None:
     """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
     one = command(commands, score, "score", "score explainers of a classifier on a data set; continue if cut")
     one.add_argument("--checkpoint", nargs="+", default=[], metavar="BEST.pt", help="of trained explainers")
@@ -19,39 +22,37 @@ def add_commands(commands, command):
     one.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     one.add_argument("--workers", type=int, default=0, help="processes that read image files")
     one.add_argument("--precision", default="float32", help="float32 (default) or bfloat16")
-    one.add_argument("--shard", metavar="I/N", default="1/1", help="score every N-th image only, from the I-th on")
+    one.add_argument("--shard", metavar="I/N", default="1/1", help="make every N-th batch; others make the rest")
     one.add_argument("--fresh", action="store_true", help="forget what is at --out")
-    one.add_argument("--merge", nargs="+", metavar="FILE.csv", help="put finished shards together instead")
     one.add_argument("--out", metavar="FILE.csv", default="scores.csv", help="a row per image (default: scores.csv)")
 
 
 _MEASURES = "of masking overlap sparsity insertion deletion road (default: the first two)"
 
 
-def score(arguments):
+def score(arguments: Namespace) -> int:
     """`lficam score`: exit code 1 if some images could not be read."""
-    from ..metrics.scoring import CONVENTION, merge, summary, wide
+    from ..metrics.scoring import CONVENTION, pivot, summary
     from ..metrics.scoring import score as score_images
 
-    if arguments.merge:
-        table = merge(arguments.merge, arguments.out)
-    else:
-        shard = _shard(arguments.shard)
-        explainers, images = _explainers(arguments)
-        names = ("measures", "steps", "batch_size", "workers", "precision", "fresh")
-        options = {name: getattr(arguments, name) for name in names}
-        table = score_images(explainers, images, arguments.out, shard=shard, **options)
+    shard = _shard(arguments.shard)
+    explainers, images = _explainers(arguments)
+    names = ("measures", "steps", "batch_size", "workers", "precision", "fresh")
+    options = {name: getattr(arguments, name) for name in names}
+    table = score_images(explainers, images, arguments.out, shard=shard, **options)
+    if table is None:  # other shards make the rest
+        return 0
     failed = table.attrs["failed"]
     if len(table.columns) > 4:
         rows = summary(table)
-        print(wide(rows).to_string(index=False))
+        print(pivot(rows).to_string(index=False))
         print(f"Means with 95 % bootstrap intervals over N = {rows.N.iloc[0]} images; {CONVENTION}.")
     left_out = f"; {len(failed)} images left out: {arguments.out}.failed.csv" * bool(failed)
     print(f"{arguments.out}: {len(table)} rows{left_out}")
     return int(bool(failed))
 
 
-def _shard(text):
+def _shard(text: str) -> tuple[int, int]:
     """ "2/4" as (1, 4)."""
     from ..errors import InputError
 

@@ -63,9 +63,10 @@ def dump_maps(
     dumps = {}
     for key, run in runs.items():
         images = all_jobs[key].images("test", count)
-        path = run.folder / f"maps-{len(images)}.npz"
-        there = open_dump(path) if path.is_file() else None
-        if there is None or there.facts.get("digest") != images.digest:
-            there = evaluation.dump(run.model, images, path, workers=workers)
+        path = run.folder / f"maps-{len(images)}.safetensors"
+        there = path.is_file() and open_dump(path)
+        same = there and there.facts.get("digest") == images.digest
+        if not same:
+            there = evaluation.dump(evaluation.predict(run.model, images, workers=workers), images, path)
         dumps[key] = there
     return dumps

@@ -16,16 +16,20 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..data.datasets import Images
 from ..errors import InputError
 from ..explainers.baseline import Baseline
 from ..explainers.features import Layer
+from ..explainers.frozen import Frozen
+from ..explainers.learned import Explainer
 from ..models.checkpoints import digest
+from .measures import Explainers, Plan
 
 PACKAGE = __name__.partition(".")[0]
 FORMAT = 2
 
 
-def configuration(explainers, classifier, images, plan, **more):
+def configuration(explainers: Explainers, classifier: Frozen, images: Images, plan: Plan, **more: object) -> dict:
     """The configuration of `scoring.score` as JSON has it. images: the whole data set, of which a shard takes a part.
 
     The batch size and the kind of processor belong to it, as rounding depends on them; the machine does not.
@@ -50,23 +54,23 @@ def configuration(explainers, classifier, images, plan, **more):
     return json.loads(json.dumps(config | dataclasses.asdict(plan) | more))
 
 
-def identity(classifier):
+def identity(classifier: Frozen) -> dict:
     """Which function of pixels a `frozen.Frozen` is, as plain values."""
     scale = {name: getattr(classifier.normalise, name).flatten().tolist() for name in ("mean", "std")}
     return {"sha256": classifier.digest, "function": function(classifier.network)} | scale
 
 
-def sha256(config):
+def sha256(config: object) -> str:
     """The hash of a configuration, in hex."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def describe(explainer):
+def describe(explainer: object) -> dict:
     """An explainer as plain values: what it is, its options, the hash of its weights, and of its code if that is yours.
 
     Raises `InputError` where something in it cannot be recognised again by its content.
     """
-    if hasattr(explainer, "mechanism"):  # its classifier is described beside it
+    if isinstance(explainer, Explainer):  # its classifier is described beside it
         settings = dataclasses.asdict(explainer.settings) | {"layers": _plain(explainer.layers)}
         return {"kind": _name(explainer), "weights": digest(explainer.state_dict())} | settings
     if isinstance(explainer, functools.partial):
@@ -80,7 +84,7 @@ def describe(explainer):
     return _plain(type(explainer)) | {name: _plain(value) for name, value in options.items()}
 
 
-def function(network):
+def function(network: nn.Module) -> str:
     """The hash of what a network computes, beside its weights: its layers as they print, and what is not saved.
 
     Of modules that no installed package defines it is their code and their attributes, too.
@@ -118,7 +122,7 @@ def _plain(value):
         return sorted((_plain(item) for item in value), key=json.dumps)
     if isinstance(value, types.ModuleType):
         return value.__name__
-    if isinstance(value, Baseline) or hasattr(value, "mechanism"):  # inside of another explainer
+    if isinstance(value, Baseline | Explainer):  # inside of another explainer
         return describe(value) | {"classifier": _plain(value.classifier)}
     if isinstance(value, nn.Module):
         return {"kind": _name(value), "weights": digest(value.state_dict()), "function": function(value)}
@@ -214,7 +218,7 @@ def _sha(kind, data):
     return sha.hexdigest()
 
 
-def differences(before, now):
+def differences(before: dict, now: dict) -> str:
     """Where two configurations differ, in words, at most four of them."""
     found = list(_differences(before, now, ""))
     return ", ".join(found[:4]) + f" and {len(found) - 4} more" * (len(found) > 4)

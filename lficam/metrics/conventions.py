@@ -8,17 +8,21 @@ other convention departs from that in one choice.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-from ..data.datasets import batches
+from ..data.datasets import Images, batches
 from ..errors import InputError, check_fields, choose
+from ..explainers import baseline
 from ..maps import minmax, normalise_and_upsample, upsample
 from ..numerics import exact
 from . import faithfulness
-from .measures import fetch
+from .measures import Explains, explained, fetch
 from .statistics import average
 
 CHOICES = {
@@ -29,7 +33,7 @@ CHOICES = {
     "mask": ("minmax-upsample", "upsample-minmax", "sigmoid"),
     "average": ("images", "sums"),
 }
-SCALES = {
+SCALES: dict[str, Callable[..., Tensor]] = {
     "minmax-upsample": normalise_and_upsample,
     "upsample-minmax": lambda maps, size: minmax(upsample(maps, size)),
     "sigmoid": lambda maps, size: upsample(torch.sigmoid(maps.float()), size),
@@ -56,7 +60,7 @@ class Convention:
     mask: str = "minmax-upsample"
     average: str = "images"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name, known in CHOICES.items():
             choose(name, getattr(self, name), known)
@@ -84,71 +88,53 @@ CONVENTIONS = {
 
 @exact()
 @torch.no_grad()  # not inference mode: methods by gradients could not use what is made in it
-def scores(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0):
+def scores(
+    explainer: Explains,
+    images: Images,
+    conventions: Mapping[str, Convention] = CONVENTIONS,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> pd.DataFrame:
     """What the classifier says of every image and of the masked image, by every convention.
 
     explainer: any that has a classifier and gives raw maps; images: `datasets.Images` with labels of the classifier's
     classes; conventions: {name: Convention}. Returns a table with a row per image and convention: convention, image
     (id), class, clean (Y), masked (O). Each image and each distinct mask goes through the classifier once, in passes of
     `batch_size` images.
-    Raises `InputError` for labels that the classifier does not have, where a convention asks for the truth.
+    Raises `InputError` for labels that the classifier does not have, where a convention asks for the truth, and for
+    pixels, maps and answers that are none.
     """
-    classifier, parts = explainer.classifier.eval(), []
+    if explainer.classifier is None:
+        raise InputError("An Average Drop needs a classifier: give an explainer of one, of attach or baseline.")
+    classifier = explainer.classifier.eval()
     normalise, truth = classifier.normalise, any(c.label == "truth" for c in conventions.values())
     if truth and not ((images.labels >= 0) & (images.labels < classifier.num_classes)).all():
         raise InputError(f"Labels: expected classes 0 to {classifier.num_classes - 1} of the classifier.")
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in conventions}
     for pixels, labels, indices in batches(images, batch_size, device=normalise.mean.device, workers=workers):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        maps, classes, logits = _explained(explainer, pixels, labels if truth else None)
-        mean, answers = normalise.mean.flatten(), {}
+        raw, logits = explained({"map": explainer}, classifier, pixels, labels if truth else None)
+        maps = dict(zip(CHOICES["label"], raw["map"], strict=False))
+        classes, answers = {"predicted": logits.argmax(1), "truth": labels}, {}
         for label, mask, space in dict.fromkeys((c.label, c.mask, c.space) for c in conventions.values()):
             scaled = SCALES[mask](maps[label], pixels.shape[2:])
-            masked = faithfulness.masked_images(pixels, scaled, space, mean, check=False)
+            mean = normalise.mean.flatten() if space == "normalised" else None
+            masked = faithfulness.masked_images_unchecked(pixels, scaled, mean)
             answers[label, mask, space] = classifier.answer(masked.contiguous(memory_format=torch.channels_last))
-        found = []
-        for c in conventions.values():
-            own, pair = classes[c.label], (logits, answers[c.label, c.mask, c.space])
-            found += [own, *(faithfulness.class_scores(value, own, c.score, check=False) for value in pair)]
-        found, ids = fetch(found), [images.ids[i] for i in indices.tolist()]
-        bad = (~torch.isfinite(torch.stack(found))).any(0).nonzero()
-        if len(bad):
-            raise InputError(
-                f"The map or an answer for image {ids[bad[0].item()]!r} holds NaN or infinity: the explainer or the "
-                "classifier is damaged."
-            )
-        for i, name in enumerate(conventions):
-            columns = zip(("class", "clean", "masked"), found[3 * i : 3 * i + 3], strict=True)
-            columns = {key: values.numpy() for key, values in columns}
-            parts.append(pd.DataFrame({"convention": name, "image": ids} | columns))
-    table = pd.concat(parts, ignore_index=True)
-    order = {name: i for i, name in enumerate(conventions)}
-    return table.sort_values("convention", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+        found = {}
+        for name, c in conventions.items():
+            own, pair = classes[c.label], {"clean": logits, "masked": answers[c.label, c.mask, c.space]}
+            found[name, "class"] = own
+            found |= {(name, what): baseline.scores(said, own, c.score) for what, said in pair.items()}
+        ids = [images.ids[i] for i in indices.tolist()]
+        for (name, what), values in fetch(found, classifier, pixels, ids).items():
+            if what == "class":
+                parts[name].append(pd.DataFrame({"convention": name, "image": ids}))
+            parts[name][-1][what] = values.numpy()
+    return pd.concat([part for own in parts.values() for part in own], ignore_index=True)
 
 
-def _explained(explainer, pixels, labels):
-    """Raw maps {label: (B, h, w)} and classes {label: (B,)} by both choices of label, and logits (B, K): a clean pass.
-
-    labels: (B,) the truth, or None, if it is not asked for. The mechanism of a trained explainer gives both maps at
-    once; others are called again where the classes differ.
-    """
-    classifier, truth = explainer.classifier, [] if labels is None else [labels]
-    if hasattr(explainer, "mechanism"):
-        features, logits = explainer.eval().features(pixels, stop=False)
-        classes = [logits.argmax(1), *truth]
-        maps = explainer.mechanism(features, torch.stack(classes, 1)).unbind(1)
-    else:
-        logits = classifier(pixels)
-        classes = [logits.argmax(1), *truth]
-        maps = [explainer(pixels, classes[0])]
-        for other in classes[1:]:
-            differs, again = other != classes[0], maps[0].clone()
-            if differs.any():
-                again[differs] = explainer(pixels[differs], other[differs])
-            maps.append(again)
-    return *(dict(zip(CHOICES["label"], found, strict=False)) for found in (maps, classes)), logits
-
-
-def drops(clean, masked, convention):
+def drops(clean: ArrayLike, masked: ArrayLike, convention: Convention) -> tuple[np.ndarray, np.ndarray]:
     """Per-image drop in percent and its weight: clean (Y), masked (O) (N,) -> (N,), (N,) float64.
 
     The Average Drop is the weighted mean, which gives "sums" its ratio with weights Y. A relative drop of logits is
@@ -162,7 +148,13 @@ def drops(clean, masked, convention):
     return values.numpy(), (clean.numpy() if convention.average == "sums" else np.ones(len(values)))
 
 
-def average_drops(explainer, images, conventions=CONVENTIONS, batch_size=64, workers=0):
+def average_drops(
+    explainer: Explains,
+    images: Images,
+    conventions: Mapping[str, Convention] = CONVENTIONS,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> pd.DataFrame:
     """The Average Drop of one explainer by every convention, from the same maps of the same images.
 
     Arguments and errors: as `scores`. Returns a table convention, description, reproduced (AD in percent; absolute

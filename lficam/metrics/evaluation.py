@@ -1,74 +1,71 @@
 """A data set through a model."""
 
 import copy
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ..data.datasets import batches
-from ..errors import InputError, choose
-from ..explainers.features import run
+from ..data.datasets import Images, batches
+from ..errors import InputError
+from ..explainers.frozen import Frozen
 from ..losses import correct
 from ..maps import normalise_and_upsample
+from ..models.attention import LFICAM, Classifier, LFIAttention
 from ..numerics import exact
-from .dumps import open_dump, writer
+from . import dumps
+from .measures import Explains
+
+AnyExplainer = TypeVar("AnyExplainer", bound=Explains)
 
 
 class Predictions(NamedTuple):
     """Of N images, on the CPU: logits (N, K), labels (N,), raw maps (N, h, w)."""
 
-    logits: torch.Tensor
-    labels: torch.Tensor
-    maps: torch.Tensor
+    logits: Tensor
+    labels: Tensor
+    maps: Tensor
 
 
 @exact()
 @torch.inference_mode()
-def predict(model, images, batch_size=256, workers=0):
+def predict(model: Classifier, images: Images, batch_size: int = 256, workers: int = 0) -> Predictions:
     """All logits and maps of a classifier on a data set, in the data set's order, on the model's device."""
-    model.eval()
-    device = next(model.parameters()).device
     parts = []
-    for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
-        output = model(pixels.contiguous(memory_format=torch.channels_last))
+    for pixels, labels in _batches(model, images, batch_size, workers):
+        output = model(pixels)
         parts.append((output.logits.float().cpu(), labels.cpu(), output.maps[:, 0].float().cpu()))
     return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @exact()
 @torch.inference_mode()
-def predicted_labels(classifier, images, batch_size=64, workers=0):
+def predicted_labels(classifier: Frozen, images: Images, batch_size: int = 64, workers: int = 0) -> Tensor:
     """The classes (N,) that a frozen classifier predicts for the images without augmentation, on the CPU."""
-    device = next(classifier.parameters()).device
-    parts = batches(images, batch_size, device=device, workers=workers)
-    return torch.cat(
-        [classifier(pixels.contiguous(memory_format=torch.channels_last)).argmax(1).cpu() for pixels, _, _ in parts]
-    )
+    parts = _batches(classifier, images, batch_size, workers)
+    return torch.cat([classifier(pixels).argmax(1).cpu() for pixels, _ in parts])
 
 
-@exact()
-@torch.inference_mode()
-def dump(model, images, path, batch_size=256, workers=0, **facts):
-    """Write the raw maps of a classifier on a data set to the file `path`, a batch at a time; returns it as a `Dump`.
+def _batches(model: nn.Module, images: Images, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels and labels on the device of a model, which is in eval mode."""
+    device = next(model.eval().parameters()).device
+    for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
+        yield pixels.contiguous(memory_format=torch.channels_last), labels
+
+
+def dump(predictions: Predictions, images: Images, path: Path | str, **facts: object) -> dumps.Dump:
+    """Write the raw maps that `predict` gave for the images to the file `path`; returns it as a `Dump`.
 
     facts: what else readers should know, as method="abn", seed=3. Raises `InputError` for maps that are not finite.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    facts = {
-        "dataset": images.name,
-        "split": images.split,
-        "digest": images.digest,
-        "image_size": images.size,
-    } | facts
-    with writer(path, images.ids, **facts) as add:
-        for pixels, _, _ in batches(images, batch_size, device=device, workers=workers):
-            add(model(pixels.contiguous(memory_format=torch.channels_last)).maps[:, 0].float().cpu())
-    return open_dump(path)
+    known = {"dataset": images.name, "split": images.split, "digest": images.digest, "image_size": images.size}
+    return dumps.write(path, images.ids, predictions.maps, **known | facts)
 
 
-def one_class(predicted, labels, classes=None):
+def one_class(predicted: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> str:
     """A sentence when all images are predicted as one class though their labels have more, else "".
 
     predicted, labels: integers (N,); classes: their names.
@@ -76,7 +73,7 @@ def one_class(predicted, labels, classes=None):
     known = labels.unique().numel()
     if not len(predicted) or (predicted != predicted[0]).any() or known < 2:
         return ""
-    name = repr(classes[predicted[0]]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
+    name = repr(classes[int(predicted[0])]) if classes and predicted[0] < len(classes) else f"number {predicted[0]}"
     return (
         f"WARNING: all {len(predicted)} images are predicted as one class, {name}, though their labels are of {known}. "
         "The classifier does not look at the images: its maps, and Average Drop and Increase in Confidence of any "
@@ -86,39 +83,35 @@ def one_class(predicted, labels, classes=None):
 
 
 @exact()
-def fgsm(model, pixels, labels, epsilon, space="pixels"):
+def fgsm(model: Classifier, pixels: Tensor, labels: Tensor, epsilon: float) -> Tensor:
     """The fast gradient sign attack (Goodfellow et al., 2015): x + epsilon sign(dL/dx), L the logits' cross-entropy.
 
-    pixels (B, 3, H, W) in [0, 1], labels (B,) -> attacked pixels. space "pixels": epsilon in units of [0, 1], clamped
-    to [0, 1]. "authors": as in the LFI-CAM code epsilon is added to the normalised image, which is then itself clamped
-    to [0, 1]; this removes all that is darker than the mean, so that even epsilon 0 changes the image.
-    Raises `InputError` for an unknown space or a negative epsilon.
+    pixels (B, 3, H, W) in [0, 1], labels (B,), epsilon in units of [0, 1] -> attacked pixels, clamped to [0, 1].
+    Raises `InputError` for a negative epsilon.
     """
-    choose("space", space, ("pixels", "authors"))
     if not 0 <= epsilon < float("inf"):
         raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}.")
     model.eval()
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
         clean = pixels.detach().clone().requires_grad_()
         gradient = torch.autograd.grad(F.cross_entropy(model(clean).logits, labels), clean)[0]
-    if space == "pixels":
-        return (pixels + epsilon * gradient.sign()).clamp(0, 1)
-    attacked = (model.normalise(pixels) + epsilon * gradient.sign()).clamp(0, 1)
-    return attacked * model.normalise.std + model.normalise.mean
+    return (pixels + epsilon * gradient.sign()).clamp(0, 1)
 
 
 @exact()
-def perturbed_accuracy(model, images, epsilon, space="pixels", batch_size=256, workers=0):
+def perturbed_accuracy(
+    model: Classifier, images: Images, epsilon: float, batch_size: int = 256, workers: int = 0
+) -> Tensor:
     """Whether each image is still classified correctly under `fgsm`: bool (N,) on the CPU, see `statistics`."""
-    device, hits = next(model.parameters()).device, []
-    for pixels, labels, _ in batches(images, batch_size, device=device, workers=workers):
-        attacked = fgsm(model, pixels, labels, epsilon, space)
+    hits = []
+    for pixels, labels in _batches(model, images, batch_size, workers):
+        attacked = fgsm(model, pixels, labels, epsilon)
         with torch.inference_mode():
-            hits.append(correct(run(model, model.normalise(attacked)).float(), labels).cpu())
+            hits.append(correct(model(attacked).logits.float(), labels).cpu())
     return torch.cat(hits)
 
 
-def randomised(explainer, seed=0):
+def randomised(explainer: AnyExplainer, seed: int = 0) -> AnyExplainer:
     """A copy of an explainer whose classifier has random weights (Adebayo et al., NeurIPS 2018); a mechanism stays.
 
     Every layer that can be initialised anew is. What that does not change (class tokens, position embeddings, layer
@@ -137,7 +130,7 @@ def randomised(explainer, seed=0):
     return other
 
 
-def _randomise(network):
+def _randomise(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in _floats(network)}
     anew = set()
     for name, part in network.named_modules():
@@ -154,19 +147,19 @@ def _randomise(network):
             value *= 0.5 + torch.rand(())
 
 
-def _floats(network):
+def _floats(network: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and saved statistics, by name."""
     return [(name, value) for name, value in network.state_dict().items() if value.is_floating_point()]
 
 
-def finished_maps(predictions, images):
+def finished_maps(predictions: Predictions, images: Images) -> Tensor:
     """Maps at image size: min-max normalised, then upsampled, (N, size, size) in [0, 1]."""
     return normalise_and_upsample(predictions.maps, images.size)
 
 
 @exact()
 @torch.inference_mode()
-def lficam_steps(model, pixels):
+def lficam_steps(model: LFICAM, pixels: Tensor) -> dict[str, Tensor]:
     """What LFI-CAM computes for one image (1, 3, H, W) on the way to its map, on the CPU.
 
     pixels (3, H, W), features and masked (C, h, w), grey (h, w), weights (C,) importances, attention (h, w).
@@ -174,12 +167,13 @@ def lficam_steps(model, pixels):
     model.eval()
     images = model.normalise(pixels.to(next(model.parameters()).device))
     features = model.backbone.features(images)
+    attention = cast(LFIAttention, model.attention)
     steps = {
         "pixels": pixels,
-        "grey": model.attention.grey(images, features.shape[-2:])[:, 0],
+        "grey": attention.grey(images, features.shape[-2:])[:, 0],
         "features": features,
-        "masked": model.attention.masked_features(features, images),
-        "weights": model.attention.importances(features, images),
-        "attention": model.attention(features, images)[:, 0],
+        "masked": attention.masked_features(features, images),
+        "weights": attention.importances(features, images),
+        "attention": attention(features, images)[:, 0],
     }
     return {name: value[0].cpu() for name, value in steps.items()}

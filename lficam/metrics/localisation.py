@@ -1,64 +1,89 @@
-"""Metrics: pure functions that return a value per image; averages and intervals are made in statistics.py.
+"""Maps against exact masks, and of each map by itself: pure functions that return a value per image.
 
-check=False, where a function has it: the maps are known to be finite, and a GPU need not wait for the look at them.
+Averages and intervals are made in statistics.py. What ends in _unchecked takes maps that are known to be finite and in
+range, so that a GPU need not wait for the look at them.
 """
 
+from typing import TypeVar
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError
+from .checks import check_finite
+
+Counts = TypeVar("Counts", Tensor, np.ndarray)
 
 
-def intersection_over_union(maps, masks, threshold=100 / 255, *, check=True):
+def intersection_over_union(maps: Tensor, masks: Tensor, threshold: float = 100 / 255) -> Tensor:
     """IoU of the map's pixels above the threshold with a mask: maps (N, H, W) in [0, 1], masks bool (N, H, W) -> (N,).
 
     The default threshold is the LFI-CAM authors' 100 of 255. Two empty sets have IoU 1.
     Raises `InputError` for maps with NaN or of another size, other masks, and a threshold outside [0, 1].
     """
     _check_masks(maps, masks)
-    _check_finite(maps, check)
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold: expected a number in [0, 1], as 100 / 255, got {threshold!r}.")
+    return intersection_over_union_unchecked(maps, masks, threshold)
+
+
+def intersection_over_union_unchecked(maps: Tensor, masks: Tensor, threshold: float = 100 / 255) -> Tensor:
     marked = maps > threshold
-    both = (marked & masks).sum((1, 2)).double()
-    either = (marked | masks).sum((1, 2)).double()
-    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
+    return agreement((marked & masks).sum((1, 2)).double(), (marked | masks).sum((1, 2)).double())
 
 
-def energy_in_mask(maps, masks, *, check=True):
+def agreement(part: Counts, whole: Counts) -> Counts:
+    """part / whole, counts of pixels (N,) in float64, tensors or arrays; 1 where there are none: empty sets agree."""
+    empty = whole == 0
+    return (part + empty) / (whole + empty)
+
+
+def energy_in_mask(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of the map's mass that lies in the mask: maps (N, H, W) >= 0, masks bool (N, H, W) -> (N,) in [0, 1].
 
     The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020). An empty map has share 0.
     Raises `InputError` for maps with NaN, with negative values or of another size, and other masks.
     """
     _check_masks(maps, masks)
-    _check_finite(maps, check)
-    if check and (maps < 0).any():
+    if (maps < 0).any():
         raise InputError(
             "Maps: expected values of at least 0, got negative ones: use maps.normalise_and_upsample first."
         )
+    return energy_in_mask_unchecked(maps, masks)
+
+
+def energy_in_mask_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
     maps = maps.double()
     total = maps.sum((1, 2))
-    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), torch.zeros_like(total))
+    return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), 0)
 
 
-def pointing_game(maps, masks, *, check=True):
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether the map's maximum lies in the mask: maps (N, H, W), masks bool (N, H, W) -> bool (N,).
 
     Of several maxima the first in row-major order counts. Raises `InputError` for maps with NaN or of another size.
     Zhang et al. (Excitation Backprop, ECCV 2016), without their tolerance of 15 pixels.
     """
     _check_masks(maps, masks)
-    _check_finite(maps, check)
-    return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].bool()
+    return pointing_game_unchecked(maps, masks)
 
 
-def sparsity(maps, *, check=True):
+def pointing_game_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
+    return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
+
+
+def sparsity(maps: Tensor) -> Tensor:
     """Gini index of each map's magnitudes, higher is sparser: maps (N, H, W) -> (N,) in [0, 1).
 
     0 for a constant map and for an empty one; 1 - 1/HW for a single pixel. Raises `InputError` for maps with NaN.
     Hurley and Rickard (IEEE Trans. Information Theory 2009); Chalasani et al. (ICML 2020).
     """
-    _check_finite(maps, check)
+    check_finite(maps, "Maps")
+    return sparsity_unchecked(maps)
+
+
+def sparsity_unchecked(maps: Tensor) -> Tensor:
     values = maps.flatten(1).double().abs().sort(1).values
     n, total = values.shape[1], values.sum(1)
     weights = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
@@ -66,7 +91,7 @@ def sparsity(maps, *, check=True):
     return torch.where(values[:, 0] < values[:, -1], gini, 0)
 
 
-def rank_correlation(a, b):
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation of two maps of an image: a, b (N, H, W) -> (N,) in [-1, 1]; equal values share a rank.
 
     A map without range ranks nothing: 0. Raises `InputError` for maps with NaN or of different sizes.
@@ -78,30 +103,24 @@ def rank_correlation(a, b):
     return torch.where(scale > 0, (a * b).sum(1) / scale.clamp(min=1e-300), 0).clamp(-1, 1)
 
 
-def _centred_ranks(maps):
+def _centred_ranks(maps: Tensor) -> Tensor:
     """Average rank of each value among its map's, minus the mean rank: (N, H, W) -> (N, HW)."""
-    _check_finite(maps)
+    check_finite(maps, "Maps")
     ordered, order = maps.flatten(1).sort(1)
     below, up_to = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
     ranks = (below + up_to - ordered.shape[1]).double() / 2
     return torch.empty_like(ranks).scatter_(1, order, ranks)
 
 
-def _check_finite(maps, check=True):
-    if check and not torch.isfinite(maps).all():
-        bad = (~torch.isfinite(maps)).flatten(1).any(1).nonzero()[:, 0].tolist()
-        where = f"{len(bad)} of {len(maps)} hold NaN or infinity, the first at position {bad[0]}"
-        raise InputError(f"Maps: {where}: check its explainer.")
-
-
-def _check_masks(maps, masks):
-    _check_shapes(maps, masks)
+def _check_masks(maps: Tensor, masks: Tensor) -> None:
+    _check_shapes(maps, masks, "masks")
     if masks.dtype != torch.bool:
         raise InputError(f"masks: expected bool, True on the object, got {masks.dtype}.")
+    check_finite(maps, "Maps")
 
 
-def _check_shapes(maps, masks, name="masks"):
-    if maps.shape != masks.shape:
+def _check_shapes(maps: Tensor, others: Tensor, name: str) -> None:
+    if maps.shape != others.shape:
         raise InputError(
-            f"Maps {tuple(maps.shape)} and {name} {tuple(masks.shape)} must have one shape: upsample the maps first."
+            f"Maps {tuple(maps.shape)} and {name} {tuple(others.shape)} must have one shape: upsample the maps first."
         )

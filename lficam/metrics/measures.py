@@ -8,29 +8,48 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError, choose
+from ..explainers import baseline
 from ..explainers.features import tap
+from ..explainers.frozen import Frozen
+from ..explainers.learned import Explainer
 from ..maps import ROUNDING, normalise_and_upsample
 from . import faithfulness, localisation
+from .checks import check_finite
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 PRECISIONS = ("float32", "bfloat16")
+Columns = dict[str, Tensor]
 ROAD = (10, 30, 50, 70, 90)  # % of the pixels removed
+
+
+class Explains(Protocol):
+    """An explainer of any kind: raw maps (B, h, w) of images (B, 3, H, W) for the classes (B,)."""
+
+    classifier: Frozen | None
+
+    def __call__(self, pixels: Tensor, target: Tensor | None = None, /) -> Tensor: ...
+
+
+Explainers = Mapping[str, Explains]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What to measure: see `scoring.score`. Raises `InputError` for what makes no sense."""
 
-    fractions: tuple[float, ...] = (1.0, 0.5, 0.15)
-    measures: tuple[str, ...] = ("masking", "overlap")
+    fractions: Sequence[float] = (1.0, 0.5, 0.15)
+    measures: Sequence[str] = ("masking", "overlap")
     steps: int = 20
     precision: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("fractions", "measures"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
@@ -39,28 +58,36 @@ class Plan:
         choose("precision", self.precision, PRECISIONS)
         if not all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions):
             raise InputError(f"fractions: expected shares of the pixels, above 0 and at most 1, got {self.fractions}.")
-        if len({masked(f) for f in self.fractions}) < len(self.fractions) or not (self.fractions and self.measures):
+        columns = {masked_column(f) for f in self.fractions}
+        if len(columns) < len(self.fractions) or not (columns and self.measures):
             raise InputError("fractions and measures: expected at least one each, and none twice.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 2:
             raise InputError(f"steps: expected a whole number of at least 2, got {self.steps!r}.")
 
-    def autocast(self, device):
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
         """The context of the classifier's and the explainers' passes."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
 
-def masked(fraction):
+def masked_column(fraction: float) -> str:
     """The column of an image masked by the top of its map.
 
-    >>> masked(0.15)
+    >>> masked_column(0.15)
     'masked_15'
     """
     return f"masked_{100 * fraction:g}"
 
 
-def measure(plan, explainers, classifier, pixels, ids, masks=None):
+def measure(
+    plan: Plan,
+    explainers: Explainers,
+    classifier: Frozen,
+    pixels: Tensor,
+    ids: Sequence[str],
+    masks: Tensor | None = None,
+) -> dict[str, Columns]:
     """{explainer: {column: values (B,), on the CPU}} for images (B, 3, H, W) in [0, 1] and, perhaps, masks (B, H, W).
 
     Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, pointing (only with masks);
@@ -79,90 +106,135 @@ def measure(plan, explainers, classifier, pixels, ids, masks=None):
     }
 
 
-def _at_once(pixels):
+def _at_once(pixels: Tensor) -> int:
     """How many images of this size a pass takes: any on a GPU; on a CPU 10 of 224 x 224, which stay in its cache."""
     return max(1, 2**19 // math.prod(pixels.shape[2:])) if pixels.device.type == "cpu" else len(pixels)
 
 
-def _measure(plan, explainers, classifier, pixels, ids, masks):
+def _measure(
+    plan: Plan,
+    explainers: Explainers,
+    classifier: Frozen,
+    pixels: Tensor,
+    ids: Sequence[str],
+    masks: Tensor | None,
+) -> dict[str, Columns]:
     """`measure` of images that go through the classifier at once.
 
     A GPU waits a single time, for all values together: what a wrong one leads to is computed before it is refused.
     """
     with plan.autocast(pixels.device):
-        raw = list(shared_maps(explainers, classifier, pixels))
-    logits = raw[0][2].float()
+        found, logits = explained(explainers, classifier, pixels)
+    raw, logits = {name: maps for name, (maps,) in found.items()}, logits.float()
     classes = logits.argmax(1)
-    clean = faithfulness.class_scores(logits, classes, check=False)
-    raw = {name: _shaped(found, name, ids).to(pixels.device) for name, found, _ in raw}
+    clean = baseline.scores(logits, classes, "probability")
     maps = {name: normalise_and_upsample(found, pixels.shape[2:]) for name, found in raw.items()}
-    answers = ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
+    answers = _ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
     columns = {}
     for name, own in maps.items():
         said = answers.get(None, {}) | answers.get(name, {})
         columns[name] = {"class": classes, "probability": clean} | _of_answers(plan, clean, said)
         columns[name] |= _of_maps(plan, own, masks)
-    low, high = (-ROUNDING, 1 + ROUNDING) if classifier.normalise.bounded else (-math.inf, math.inf)
-    inside = torch.isfinite(pixels) & (pixels >= low) & (pixels <= high)
-    seen = {("images", "pixels"): _nan_unless(inside), ("the classifier", "answer"): clean}
-    seen |= {(name, "map"): _nan_unless(torch.isfinite(raw[name])) for name in maps}
-    seen |= {(name, "finished map"): _nan_unless(torch.isfinite(maps[name])) for name in maps}
+    seen = {("the classifier", "answer"): clean}
+    seen |= {(name, "map"): _nan_unless(torch.isfinite(found)) for name, found in raw.items()}
+    seen |= {(name, "finished map"): _nan_unless(torch.isfinite(own)) for name, own in maps.items()}
     seen |= {(name, column): values for name, own in columns.items() for column, values in own.items()}
-    seen = dict(zip(seen, fetch(seen.values()), strict=True))
-    for (name, what), values in seen.items():
-        _check(values, name, what, ids)
+    seen = fetch(seen, classifier, pixels, ids)
     return {name: {column: seen[name, column] for column in own} for name, own in columns.items()}
 
 
-def fetch(tensors):
-    """Tensors (B,) of any numbers of at most 53 bits on the CPU, all by one copy: a GPU waits once."""
-    tensors = list(tensors)
-    rows = torch.stack([tensor.double() for tensor in tensors]).cpu()
-    return [row.to(tensor.dtype) for row, tensor in zip(rows, tensors, strict=True)]
+def fetch(
+    columns: Mapping[tuple[str, str], Tensor], classifier: Frozen, pixels: Tensor, ids: Sequence[str]
+) -> dict[tuple[str, str], Tensor]:
+    """{(of whom, what): values (B,) of at most 53 bits} on the CPU, all by one copy: a GPU waits once.
 
-
-def shared_maps(explainers, classifier, pixels):
-    """(name, raw maps (B, h, w) of the predicted class, logits (B, K)) of every explainer, from one clean pass.
-
-    Explainers of feature maps share that pass; others are called.
+    Raises `InputError` for pixels that the classifier does not take, and for the first values that are not finite.
     """
-    trained = {name: e for name, e in explainers.items() if hasattr(e, "mechanism")}
-    wanted = {layer.name for explainer in trained.values() for layer in explainer.layers}
-    layers, maps = [layer for layer in classifier.layers if layer.name in wanted], {}
+    low, high = (-ROUNDING, 1 + ROUNDING) if classifier.normalise.bounded else (-math.inf, math.inf)
+    inside = _nan_unless(torch.isfinite(pixels) & (pixels >= low) & (pixels <= high))
+    ours, *rows = torch.stack([values.double() for values in (inside, *columns.values())]).cpu()
+    if bad := ours.isnan().nonzero()[:, 0].tolist():
+        raise InputError(
+            f"images: the pixels of image {ids[bad[0]]!r}, as of {len(bad)} of these {len(ids)}, hold values outside "
+            "[0, 1] or NaN: divide 8-bit pixels by 255."
+        )
+    found = {}
+    for (whose, what), row in zip(columns, rows, strict=True):
+        check_finite(row, f"{whose}, {what}", ids)
+        found[whose, what] = row.to(columns[whose, what].dtype)
+    return found
+
+
+def explained(
+    explainers: Explainers, classifier: Frozen, pixels: Tensor, labels: Tensor | None = None
+) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """Raw maps {explainer: [(B, h, w)]} and logits (B, K), from one clean pass of images (B, 3, H, W).
+
+    A map is of the predicted class and, with labels (B,), a second one of the label. Explainers of feature maps share
+    the pass; others are called, and again for the images whose label is another class.
+    Raises `InputError` for what is no map of each image.
+    """
+    trained = {name: e for name, e in explainers.items() if isinstance(e, Explainer)}
+    wanted = {layer.name for own in trained.values() for layer in own.layers}
+    layers = [layer for layer in classifier.layers if layer.name in wanted]
     with torch.inference_mode():
         raw, logits = tap(classifier.network, classifier.normalise(pixels), layers, raw=True)
         outputs = dict(zip((layer.name for layer in layers), raw, strict=True))
-        for name, explainer in trained.items():
-            multiply = explainer.settings.class_token == "multiply"
-            features = [layer.maps(outputs[layer.name], multiply) for layer in explainer.layers]
-            maps[name] = explainer.eval().mechanism(features, logits.argmax(1)[:, None])[:, 0]
-    logits = logits.clone()  # methods by gradients cannot use what was made in inference mode
-    for name, explainer in explainers.items():
-        with torch.no_grad():
-            found = maps[name].clone() if name in maps else explainer(pixels, logits.argmax(1))
-        yield name, found, logits
+        classes = torch.stack([logits.argmax(1)] + [labels] * (labels is not None), 1)
+        made = {}
+        for name, own in trained.items():
+            multiply = own.settings.class_token == "multiply"
+            features = [layer.maps(outputs[layer.name], multiply) for layer in own.layers]
+            made[name] = own.eval().mechanism(features, classes)
+    # Clones: methods by gradients cannot use what was made in inference mode.
+    logits, classes = logits.clone(), classes.clone()
+    maps = {name: list(own.clone().unbind(1)) for name, own in made.items()}
+    with torch.no_grad():
+        for name, explainer in explainers.items():
+            if name not in trained:
+                maps[name] = _called(explainer, name, pixels, classes)
+    return {name: maps[name] for name in explainers}, logits
+
+
+def _called(explainer: Explains, name: str, pixels: Tensor, classes: Tensor) -> list[Tensor]:
+    """Raw maps [(B, h, w)] of an explainer of any kind for classes (B, L)."""
+    first = explainer(pixels, classes[:, 0])
+    if not torch.is_tensor(first) or first.ndim != 3 or len(first) != len(pixels) or not first.numel():
+        found = tuple(first.shape) if torch.is_tensor(first) else type(first).__name__
+        raise InputError(f"{name}: expected maps ({len(pixels)}, h, w), one an image, got {found}.")
+    maps = [first]
+    for other in classes.unbind(1)[1:]:
+        differs = other != classes[:, 0]
+        maps.append(first.clone())
+        if differs.any():
+            maps[-1][differs] = explainer(pixels[differs], other[differs])
+    return [own.to(pixels.device) for own in maps]
 
 
 @torch.inference_mode()
-def ask(classifier, questions, classes, plan):
+def _ask(
+    classifier: Frozen, questions: Iterable[tuple[str | None, str, Tensor]], classes: Tensor, plan: Plan
+) -> dict[str | None, dict[str, tuple[Tensor, Tensor]]]:
     """What the classifier says of (explainer, column, images (B, 3, H, W)), classes (B,).
 
     Each question is a pass of its own, of as many images in the same order as the clean pass: on any processor the
     same arithmetic, so that an image which the map leaves as it was keeps its probability to the last bit.
     Returns {explainer: {column: (probability of the class (B,), whether it is predicted (B,))}}.
     """
-    answers = {}
+    answers: dict[str | None, dict[str, tuple[Tensor, Tensor]]] = {}
     for name, column, images in questions:
         with plan.autocast(images.device):
             logits = classifier.answer(images.contiguous(memory_format=torch.channels_last)).float()
-        found = faithfulness.class_scores(logits, classes, check=False), logits.argmax(1) == classes
+        found = baseline.scores(logits, classes, "probability"), logits.argmax(1) == classes
         answers.setdefault(name, {})[column] = found
     return answers
 
 
-def _questions(plan, maps, pixels, ids):
+def _questions(
+    plan: Plan, maps: dict[str, Tensor], pixels: Tensor, ids: Sequence[str]
+) -> Iterator[tuple[str | None, str, Tensor]]:
     """(explainer, column, images) of all that the classifier is asked; None: the same for every explainer."""
-    last, start = plan.steps, None
+    last = plan.steps
     if "insertion" in plan.measures:
         start = faithfulness.blurred(pixels)
         yield None, "insertion_0", start
@@ -171,10 +243,10 @@ def _questions(plan, maps, pixels, ids):
     for name, own in maps.items():
         if "masking" in plan.measures:
             for fraction in plan.fractions:
-                kept = faithfulness.keep_top(own, fraction, check=False)
-                yield name, masked(fraction), faithfulness.masked_images(pixels, kept, check=False)
+                kept = faithfulness.keep_top_unchecked(own, fraction)
+                yield name, masked_column(fraction), faithfulness.masked_images_unchecked(pixels, kept)
         if {"insertion", "deletion"} & set(plan.measures):
-            turns = faithfulness.perturbation_steps(own, last, check=False)
+            turns = faithfulness.perturbation_steps_unchecked(own, last)
             for step in range(1, last):
                 if "insertion" in plan.measures:
                     yield name, f"insertion_{step}", faithfulness.insertion(pixels, turns, step, start)
@@ -184,26 +256,26 @@ def _questions(plan, maps, pixels, ids):
         yield from _road(maps, pixels, ids)
 
 
-def _road(maps, pixels, ids):
+def _road(maps: dict[str, Tensor], pixels: Tensor, ids: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
     """ROAD's questions; on a GPU one solve fills as many as fit into its memory, on a CPU one, for its cache."""
     removed = {}
     for name, own in maps.items():
-        turns = faithfulness.perturbation_steps(own, 10, check=False)
+        turns = faithfulness.perturbation_steps_unchecked(own, 10)
         for share in ROAD:
             removed[name, f"morf_{share}"] = turns <= share // 10
             removed[name, f"lerf_{share}"] = turns > 10 - share // 10
     grain, keys = _grain(pixels, ids), list(removed)
     at_once = 1 if pixels.device.type == "cpu" else max(1, 2**24 // pixels[:, 0].numel())
     for start in range(0, len(keys), at_once):
-        own = keys[start : start + at_once]
-        gone = torch.cat([removed[key] for key in own])
-        images, noise = (x.repeat(len(own), 1, 1, 1) for x in (pixels, grain))
-        filled = faithfulness.road_impute(images, gone, noise, check=False)
-        for key, part in zip(own, filled.split(len(pixels)), strict=True):
+        some = keys[start : start + at_once]
+        gone = torch.cat([removed[key] for key in some])
+        images, noise = (x.repeat(len(some), 1, 1, 1) for x in (pixels, grain))
+        filled = faithfulness.road_impute_unchecked(images, gone, noise)
+        for key, part in zip(some, filled.split(len(pixels)), strict=True):
             yield *key, part
 
 
-def _grain(pixels, ids, deviation=0.01):
+def _grain(pixels: Tensor, ids: Sequence[str], deviation: float = 0.01) -> Tensor:
     """ROAD's noise (B, 3, H, W): an image's own, whatever else is in the batch, for all explainers and levels."""
     noise = []
     for name in ids:
@@ -213,50 +285,29 @@ def _grain(pixels, ids, deviation=0.01):
     return deviation * torch.stack(noise).to(pixels.device, pixels.dtype, non_blocking=True)
 
 
-def _of_answers(plan, clean, said):
+def _of_answers(plan: Plan, clean: Tensor, said: dict[str, tuple[Tensor, Tensor]]) -> Columns:
     """Columns by what the classifier said of altered images, in the order of the measures."""
-    columns = {name: said[name][0] for name in map(masked, plan.fractions) if name in said}
+    columns = {name: said[name][0] for name in map(masked_column, plan.fractions) if name in said}
     for kind, known in (("insertion", plan.steps), ("deletion", 0)):
         if kind in plan.measures:
             curve = [clean if k == known else said[f"{kind}_{k}"][0] for k in range(plan.steps + 1)]
-            columns[kind] = faithfulness.curve_area(torch.stack(curve, 1), check=False)
+            columns[kind] = faithfulness.curve_area_unchecked(torch.stack(curve, 1))
             columns |= {f"{kind}_{k}": values for k, values in enumerate(curve)}
     return columns | {name: values[1].long() for name, values in said.items() if name[:5] in ("morf_", "lerf_")}
 
 
-def _of_maps(plan, maps, masks):
+def _of_maps(plan: Plan, maps: Tensor, masks: Tensor | None) -> Columns:
     """Columns by the maps (B, H, W) alone, and the exact masks."""
     columns = {}
     if "overlap" in plan.measures and masks is not None:
-        columns["iou"] = localisation.intersection_over_union(maps, masks, check=False)
-        columns["energy"] = localisation.energy_in_mask(maps, masks, check=False)
-        columns["pointing"] = localisation.pointing_game(maps, masks, check=False).long()
+        columns["iou"] = localisation.intersection_over_union_unchecked(maps, masks)
+        columns["energy"] = localisation.energy_in_mask_unchecked(maps, masks)
+        columns["pointing"] = localisation.pointing_game_unchecked(maps, masks).long()
     if "sparsity" in plan.measures:
-        columns["sparsity"] = localisation.sparsity(maps, check=False)
+        columns["sparsity"] = localisation.sparsity_unchecked(maps)
     return columns
 
 
-def _shaped(maps, name, ids):
-    """Raw maps, if there is one for each image; else `InputError`."""
-    if not torch.is_tensor(maps) or maps.ndim != 3 or len(maps) != len(ids) or not maps.numel():
-        found = tuple(maps.shape) if torch.is_tensor(maps) else type(maps).__name__
-        raise InputError(f"{name}: expected maps ({len(ids)}, h, w), one an image, got {found}.")
-    return maps
-
-
-def _nan_unless(good):
+def _nan_unless(good: Tensor) -> Tensor:
     """0 for images of which all is good, else NaN: (B, ...) -> (B,)."""
     return torch.where(good.flatten(1).all(1), 0.0, torch.nan)
-
-
-def _check(values, name, what, ids):
-    bad = (~torch.isfinite(values)).nonzero()[:, 0].tolist()
-    if bad:
-        where = f"{what} of image {ids[bad[0]]!r}"
-        where += f", as of {len(bad)} of these {len(ids)} images," * (len(bad) > 1)
-        if what == "pixels":
-            raise InputError(f"{name}: the {where} hold values outside [0, 1] or NaN: divide 8-bit pixels by 255.")
-        raise InputError(
-            f"{name}: the {where} holds NaN or infinity: an explainer or a classifier is damaged, or the precision "
-            "too coarse."
-        )

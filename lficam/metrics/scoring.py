@@ -9,25 +9,28 @@ import functools
 import itertools
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ..data.datasets import Images, batches
-from ..errors import InputError, choose
+from ..errors import InputError, check_numbers, choose
 from ..explainers.baseline import Baseline
+from ..explainers.frozen import Frozen
+from ..explainers.learned import Explainer
 from ..explainers.perturbation import channels_last
-from ..files import locked
 from ..maps import normalise_and_upsample
 from ..numerics import exact
 from ..progress import Progress, say
-from . import faithfulness, streaming
+from . import faithfulness, store
 from .configuration import configuration, identity, sha256
 from .evaluation import one_class
-from .measures import Plan, measure, shared_maps  # noqa: F401
-from .shards import merge  # noqa: F401
+from .measures import Columns, Explainers, Explains, Plan, measure
 from .statistics import average, bootstrap
 
 CONVENTION = (
@@ -40,19 +43,19 @@ PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 @exact()
 def score(
-    explainers,
-    images,
-    path=None,
+    explainers: Explainers,
+    images: Images,
+    path: Path | str | None = None,
     *,
-    fractions=(1.0, 0.5, 0.15),
-    measures=("masking", "overlap"),
-    steps=20,
-    batch_size=64,
-    workers=0,
-    shard=(0, 1),
-    precision="float32",
-    fresh=False,
-):
+    fractions: Sequence[float] = (1.0, 0.5, 0.15),
+    measures: Sequence[str] = ("masking", "overlap"),
+    steps: int = 20,
+    batch_size: int = 64,
+    workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    precision: str = "float32",
+    fresh: bool = False,
+) -> pd.DataFrame | None:
     """What the classifier says of every image, and of it altered by the map of every explainer, in one pass.
 
     explainers: {name: explainer} of one classifier. measures: of
@@ -60,34 +63,54 @@ def score(
     - "overlap": iou, energy, pointing, where the images have exact masks; "sparsity": Gini index of the map;
     - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
     - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ....
-    precision: "float32", or "bfloat16" for the passes of classifier and explainers. shard: (i, n) takes the images
-    i, i + n, ..., for `merge`. workers: see `datasets.batches`.
+    precision: "float32", or "bfloat16" for the passes of classifier and explainers. workers: see `datasets.batches`.
     Returns a table with a row per explainer and image: explainer, image (id), class (predicted), probability, and
     those columns. Images that cannot be read are left out for all explainers, reported by name, and in
     `attrs["failed"]` as (id, reason).
 
-    path: the table as a file, see streaming.py, or a folder, in which all settings have files of their own. Batches are
+    path: the table as a file, see store.py, or a folder, in which all settings have files of their own. Batches are
     written as they come, so that memory does not grow with the images; killed and called again it continues, and the
     file is the same; finished, it is read. fresh: forget what is there.
-    Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that another run is
-    writing or that holds scores of other settings, a full disk (what is written stays), no image that can be read.
+    shard: (i, n) makes the batches i, i + n, ... for a table that others help to make, at the same path, at any time;
+    who makes the last one gets the table, the others None.
+    Raises `InputError` for explainers of several classifiers, maps that are not finite, a path that holds scores of
+    other settings, a full disk (what is written stays), no image that can be read.
     """
     plan = Plan(fractions, measures, steps, precision)
-    classifier, mine = _classifier(explainers), _shard(images, shard)
-    options = {"batch_size": batch_size, "workers": workers}
-    if path is None:
-        return _fill(streaming.Memory(list(explainers)), plan, explainers, classifier, mine, **options)
-    config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=shard)
-    path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
-    with locked(path):
-        table = None if fresh else streaming.finished(path, config)
-        if table is not None:
-            return _told(table, classifier, mine)
-        with streaming.Part(path, config, fresh) as part:
-            return _fill(part, plan, explainers, classifier, mine, **options)
+    check_numbers(batch_size=batch_size, workers=workers)
+    classifier = _classifier(explainers)
+    if not isinstance(images, Images):
+        given = type(images).__name__
+        raise InputError(f"images: expected a data set, of data.load or lficam.images, got {given}.")
+    count = -(-len(images) // batch_size)
+    mine = _shard(shard, count, path, fresh)
+    kept = store.Batches(list(explainers), count)
+    if path is not None:
+        config = configuration(explainers, classifier, images, plan, batch_size=batch_size, shard=(0, 1))
+        path = Path(path) if Path(path).suffix else Path(path) / f"scores-{sha256(config)[:10]}.csv"
+        kept = store.Folder(list(explainers), count, path, config, fresh)
+    table = kept.table
+    if table is None:
+        try:
+            _fill(kept, mine, plan, explainers, classifier, images, batch_size, workers)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(kept.interrupted()) from None
+        table = kept.finish()
+        if table is not None and table.attrs["failed"]:
+            say(f"{len(table.attrs['failed'])} of {len(images)} images could not be read and are left out.")
+    if table is None:
+        there = f"{path}: {len(kept.numbers())} of {count} batches are there"
+        if shard[1] == 1:
+            raise InputError(f"{there}, others were removed meanwhile: the same command makes them anew.")
+        say(f"{there}; the other shards make the rest.")
+        return None
+    first = table[table.explainer == table.explainer.iloc[0]]
+    if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
+        say(text)
+    return table
 
 
-def _classifier(explainers):
+def _classifier(explainers: Explainers) -> Frozen:
     """The one that all explain; those that look at the image alone may have none."""
     if not isinstance(explainers, dict) or not explainers:
         given = "none" if explainers == {} else type(explainers).__name__
@@ -97,7 +120,7 @@ def _classifier(explainers):
             given = explainer.__name__ if isinstance(explainer, type) else repr(explainer)
             raise InputError(f"{name}: expected an explainer, as attach and baseline make it, got {given:.60}.")
     found = [e.classifier for e in explainers.values() if getattr(e, "classifier", None) is not None]
-    classifiers = {id(classifier): classifier for classifier in reversed(found)}
+    classifiers: dict[object, Frozen] = {id(classifier): classifier for classifier in reversed(found)}
     if len(classifiers) > 1:
         classifiers = {sha256(identity(classifier)): classifier for classifier in classifiers.values()}
     if not classifiers:
@@ -112,75 +135,77 @@ def _classifier(explainers):
     return classifiers.popitem()[1].eval()
 
 
-def _shard(images, shard):
-    if not isinstance(images, Images):
-        given = type(images).__name__
-        raise InputError(f"images: expected a data set, of data.load or lficam.images, got {given}.")
+def _shard(shard: tuple[int, int], count: int, path: Path | str | None, fresh: bool) -> range:
+    """The batches, of `count`, that a shard makes."""
     whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(x) is int for x in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard: expected (i, n) with i from 0 to n - 1, got {shard!r}.")
-    if shard[1] > max(1, len(images)):
-        raise InputError(
-            f"shard: {len(images)} images cannot be cut into {shard[1]} shards: take at most {len(images)}."
-        )
-    return images if shard[1] == 1 else images.subset(range(shard[0], len(images), shard[1]))
+    if shard[1] > max(1, count):
+        raise InputError(f"shard: {count} batches cannot be cut into {shard[1]} shards: take at most {count}.")
+    if shard[1] > 1 and path is None:
+        raise InputError("shard: several shards make one table together: give the path of its file.")
+    if shard[1] > 1 and fresh:
+        raise InputError("shard: fresh (--fresh) would remove what other shards have made: remove the file by hand.")
+    return range(shard[0], count, shard[1])
 
 
-def _fill(sink, plan, explainers, classifier, images, batch_size, workers):
-    """The batches that the sink has not yet, and its table at last."""
-    start = sink.done * batch_size
-    rest = images.subset(range(start, len(images))) if start else images
-    device, failed = classifier.normalise.mean.device, []
-    parts = batches(rest, batch_size, device=device, workers=workers, failed=failed)
+def _fill(
+    kept: store.Batches,
+    mine: Sequence[int],
+    plan: Plan,
+    explainers: Explainers,
+    classifier: Frozen,
+    images: Images,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Make those of the batches `mine` that are not there yet."""
+    cuts, there = torch.arange(len(images)).split(batch_size), kept.numbers()
+    todo = [number for number in mine if number not in there]
+    if not todo:
+        return
+    at = torch.cat([cuts[number] for number in todo])
+    rest = images.subset(at) if len(at) < len(images) else images
+    device = classifier.normalise.mean.device
     laid = functools.cache(channels_last)
     explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
     classifier = laid(classifier)
-    with Progress(len(images), "scoring", min(start, len(images))) as progress:
-        for pixels, _, indices in parts:
+    failed: list[tuple[str, str]] = []
+    total = sum(len(cuts[number]) for number in mine)
+    with Progress(total, "scoring", total - len(rest)) as progress:
+
+        def keep(number: int | None = None, frames: Mapping[str, pd.DataFrame] = {}) -> None:
+            """Keep a batch with what could not be read of it; before it come those of which nothing could be read."""
+            lost = [(int(at[rest.ids.index(name)]), name, reason) for name, reason in failed]
+            for _, name, reason in lost:
+                say(f"{name} is left out. {reason}")
+            failed.clear()
+            parts = {own: list(part) for own, part in itertools.groupby(lost, lambda entry: entry[0] // batch_size)}
+            for own in sorted(parts.keys() | ({number} if number is not None else set())):
+                kept.add(own, frames if own == number else {}, parts.get(own, []))
+                progress.update(len(cuts[own]))
+
+        for pixels, _, indices in batches(rest, batch_size, device=device, workers=workers, failed=failed):
             ids = [rest.ids[i] for i in indices.tolist()]
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            masks = None if images.masks is None else rest.masks[indices].to(device, non_blocking=True)
+            masks = None if rest.masks is None else rest.masks[indices].to(device, non_blocking=True)
             columns = measure(plan, explainers, classifier, pixels, ids, masks)
-            number = (start + indices[0].item()) // batch_size
-            sink.add(number, {name: _frame(name, ids, columns[name]) for name in explainers}, _report(failed, images))
-            progress.update(min((number + 1) * batch_size, len(images)) - progress.n)
-        if failed:  # of batches without an image left
-            sink.add((len(images) - 1) // batch_size, {}, _report(failed, images))
-    if sink.failed:
-        say(f"{len(sink.failed)} of {len(images)} images could not be read and are left out.")
-    return _told(sink.finish(), classifier, images)
+            frames = {name: _frame(name, ids, columns[name]) for name in explainers}
+            keep(int(at[indices[0]]) // batch_size, frames)
+        keep()
 
 
-def _told(table, classifier, images):
-    """The table; where all images are of one class for the classifier, that is said."""
-    first = table[table.explainer == table.explainer.iloc[0]]
-    if text := one_class(torch.tensor(first["class"].to_numpy()), images.labels, classifier.classes):
-        say(text)
-    return table
-
-
-def _has_layout(explainer):
+def _has_layout(explainer: Explains) -> TypeGuard[Baseline]:
     """Whether its classifier's weights may lie channels last: what is not ours may hold on to its own."""
     return isinstance(explainer, Baseline) and explainer.classifier is not None
 
 
-def _report(failed, images):
-    """[(position, id, reason)] of the images that could not be read, which are said once; empties the list."""
-    told, at = [], 0
-    for name, reason in failed:
-        at = images.ids.index(name, at)
-        told.append((at, name, reason))
-        say(f"{name} is left out. {reason}")
-    failed.clear()
-    return told
-
-
-def _frame(name, ids, columns):
+def _frame(name: str, ids: Sequence[str], columns: Columns) -> pd.DataFrame:
     values = {key: value.double() if value.is_floating_point() else value for key, value in columns.items()}
     return pd.DataFrame({"explainer": name, "image": ids} | {key: value.numpy() for key, value in values.items()})
 
 
-def values_of(part):
+def values_of(part: pd.DataFrame) -> dict[str, np.ndarray]:
     """{measure: value of each image} of one explainer's rows of `score`: AD, IC, AG, MoRF and LeRF in percent."""
     measures, clean = {}, torch.tensor(part["probability"].to_numpy())
     for column in [c for c in part if c.startswith("masked_")]:
@@ -199,7 +224,7 @@ def values_of(part):
     return measures
 
 
-def summary(table):
+def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Per explainer the mean of every measure of its scores: value, 95 % bootstrap interval, N.
 
     table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
@@ -213,7 +238,9 @@ def summary(table):
     return pd.DataFrame(rows)
 
 
-def compare(table, measure, best=None, resamples=10000, seed=0):
+def compare(
+    table: pd.DataFrame, measure: str, best: str | None = None, resamples: int = 10000, seed: int = 0
+) -> pd.DataFrame:
     """Every explainer against the best one in a measure of `summary`, image by image.
 
     best: its name; by default the one with the best mean (AD, deletion, MoRF: the least). That choice is made on the
@@ -239,7 +266,7 @@ def compare(table, measure, best=None, resamples=10000, seed=0):
     return pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", "p", "N"])
 
 
-def _sign_flips(gap, resamples, seed):
+def _sign_flips(gap: np.ndarray, resamples: int, seed: int) -> float:
     """p of the mean of paired differences (N,), if either sign of each were equally likely."""
     n, far = len(gap), abs(gap.sum()) * (1 - 1e-9)
     if 2**n <= resamples:
@@ -251,7 +278,7 @@ def _sign_flips(gap, resamples, seed):
     return (1 + int(hits)) / (1 + resamples)
 
 
-def cost(explainers, images, count=16, repeats=5):
+def cost(explainers: Explainers, images: Images, count: int = 16, repeats: int = 5) -> pd.DataFrame:
     """What an explanation costs: rows explainer, one (seconds for an image alone), batch (seconds an image, `count` at
     once), forward_passes (through the classifier, as the papers count; a trained explainer has 1).
 
@@ -264,14 +291,14 @@ def cost(explainers, images, count=16, repeats=5):
         pixels = images.pixels(range(count)).to(device)
         alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
         whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
-        passes = getattr(explainer, "forward_passes", 1 if hasattr(explainer, "mechanism") else None)
+        passes = getattr(explainer, "forward_passes", 1 if isinstance(explainer, Explainer) else None)
         seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
         rows.append({"explainer": name} | seconds | {"forward_passes": passes})
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
-def _seconds(explainer, pixels):
+def _seconds(explainer: Explains, pixels: Tensor) -> float:
     synchronise = torch.cuda.synchronize if pixels.is_cuda else lambda: None
     synchronise()
     started = time.perf_counter()
@@ -280,22 +307,20 @@ def _seconds(explainer, pixels):
     return time.perf_counter() - started
 
 
-def wide(rows, digits=None):
+def pivot(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `summary` as one line per explainer, a column per measure, for reading: "12.3 [11.0, 13.7]"."""
-    digits = digits or {}
-
-    def cell(row):
-        places = digits.get(row.measure, 1 if row.measure.split()[0] in PERCENT else 3)
-        return f"{row.reproduced:.{places}f} [{row.low:.{places}f}, {row.high:.{places}f}]"
-
-    text = rows.assign(cell=[cell(row) for row in rows.itertuples()])
+    places = [1 if measure.split()[0] in PERCENT else 3 for measure in rows.measure]
+    numbers = zip(places, rows.reproduced, rows.low, rows.high, strict=True)
+    text = rows.assign(cell=[f"{mean:.{k}f} [{low:.{k}f}, {high:.{k}f}]" for k, mean, low, high in numbers])
     table = text.pivot(index="explainer", columns="measure", values="cell")
     return table.loc[rows.explainer.unique(), rows.measure.unique()].rename_axis(columns=None).reset_index()
 
 
 @exact()
 @torch.inference_mode()
-def side_by_side(explainer, images, count=200, batch_size=50, right=True):
+def side_by_side(
+    explainer: Explainer, images: Images, count: int = 200, batch_size: int = 50, right: bool = True
+) -> tuple[Tensor, ...]:
     """Scenes of two images of different classes side by side, each explained for both classes.
 
     Image i stands left of image i + 1 of the data set where their classes differ; right: and both, alone, are predicted

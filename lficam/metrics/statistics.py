@@ -1,33 +1,35 @@
 """Intervals of means and shares: Wilson's and the bootstrap, over the images of one run."""
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from ..errors import InputError
 
 
-def wilson(hits, n, confidence=0.95):
+def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion: (low, high) in [0, 1] for `hits` of `n` (Wilson, 1927).
 
     Raises `InputError` unless 0 <= hits <= n and n > 0.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     if not 0 <= hits <= n or n < 1:
         raise InputError(f"Wilson interval: expected 0 <= hits <= n and n > 0, got {hits} of {n}.")
-    z = _normal_quantile((1 + confidence) / 2)
-    share, shrink = hits / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(hits, n).proportion_ci(confidence, "wilson")
+    return float(low), float(high)
 
 
-def _normal_quantile(p):
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(p)
-
-
-def bootstrap(values, weights=None, confidence=0.95, resamples=2000, seed=0):
+def bootstrap(
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Any, Any]:
     """Percentile bootstrap interval of the mean of per-image values: (low, high). Seeded, so it repeats.
 
     values (N,): low and high are numbers; (N, S): arrays (S,), all from the same resamples of the images.
@@ -45,15 +47,15 @@ def bootstrap(values, weights=None, confidence=0.95, resamples=2000, seed=0):
     return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)
 
 
-def percentage(hits):
+def percentage(hits: Sequence[bool] | Tensor) -> dict[str, float]:
     """Share of true values among per-image outcomes (N,), in percent, with Wilson's 95 % interval."""
     n, count = len(hits), int(sum(hits))
     low, high = wilson(count, n)
     return {"reproduced": 100 * count / n, "low": 100 * low, "high": 100 * high, "N": n}
 
 
-def average(values, weights=None):
+def average(values: ArrayLike, weights: np.ndarray | None = None) -> dict[str, float]:
     """Mean of per-image values (N,), weighted by `weights` (N,) if given, with its bootstrap 95 % interval."""
+    values = np.asarray(values, dtype=np.float64)
     low, high = bootstrap(values, weights)
-    mean = np.average(np.asarray(values, dtype=np.float64), weights=weights)
-    return {"reproduced": float(mean), "low": low, "high": high, "N": len(values)}
+    return {"reproduced": float(np.average(values, weights=weights)), "low": low, "high": high, "N": len(values)}

@@ -181,9 +181,9 @@ def check_names(arguments):
         assert backbones.find(backbone) or backbone in models.list_models(module=models)
     if arguments.call is cli.run_notebooks:
         for name in arguments.notebooks:
-            run.prepare(name, arguments.profile, cli._values("--set", arguments.set))
+            run.prepare(name, arguments.profile, cli.values_of("--set", arguments.set))
     if arguments.call in (cli.train_model, cli.find_lr):
-        assert cli._job(arguments)
+        assert cli.models.job_of(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import InputError
 from ..numerics import exact
 from ..progress import Progress
-from .loop import set_rates, sgd, train_batches, train_step
+from .jobs import Job, best_device, relabelled
+from .loop import memory_format, set_rates, sgd, train_batches, train_step
 
 
 class LRRange(NamedTuple):
@@ -82,3 +83,14 @@ def endless(model, images, recipe, workers):
     while True:
         yield from train_batches(model, images, recipe, epoch, workers)
         epoch += 1
+
+
+def job_range(job: Job, start: float, end: float, steps: int, workers: int = 0) -> LRRange:
+    """The range test of what a job trains, on its training images. Raises `InputError`."""
+    device, images = best_device(), job.images("train", job.train_count)
+    if steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
+        images = images.subset(range(steps * job.recipe.batch_size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    images = relabelled(model, images, workers)
+    return lr_range(model, images, job.recipe, start=start, end=end, steps=steps, workers=workers)

@@ -241,7 +241,7 @@ def test_recipes_of_the_command_line():
 
     def recipe(*more, method="lfi-cam"):
         what = ["--classifier", "resnet18"] if method == "tame" else ["--backbone", "resnet18"]
-        return cli._job(cli.parser().parse_args(["train", "--method", method, *what, *more])).recipe
+        return cli.models.job_of(cli.parser().parse_args(["train", "--method", method, *what, *more])).recipe
 
     own = ["--dataset", "folder"]
     assert recipe() == Recipe()

@@ -15,13 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from lficam.lab.report.reading import difference, reading
 from PIL import Image
 
 from lficam.cli import main
-from lficam.lab.notebooks.finished import publish
 from lficam.lab.report import latex
 from lficam.lab.report.page import write_index
-from lficam.lab.report.reading import difference, reading
+from lficam.lab.report.records import publish
 from lficam.lab.report.results import Report
 from lficam.plots import pictures
 

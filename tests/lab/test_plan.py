@@ -198,11 +198,11 @@ def test_commands_of_the_document_are_accepted(row):
     command = re.search(r"`(lficam [^`]+)`", " | ".join(row))[1]
     arguments = cli.parser().parse_args(shlex.split(command)[1:])
     if command.startswith("lficam run"):
-        prepared = run.prepare(arguments.notebooks[0], arguments.profile, cli._values("--set", arguments.set))
+        prepared = run.prepare(arguments.notebooks[0], arguments.profile, cli.values_of("--set", arguments.set))
         assert prepared.name.startswith(row[2])
         assert plan.execute(prepared, ("jobs",))["jobs"]
     else:
-        assert cli._job(arguments).recipe.epochs == 8
+        assert cli.models.job_of(arguments).recipe.epochs == 8
 
 
 def test_every_item_of_the_papers_has_a_command():

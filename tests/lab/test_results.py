@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from lficam.lab.report.reading import reading
 
 import lficam
 from lficam import files
@@ -22,7 +23,6 @@ from lficam.data.papers import (
     published_iou,
 )
 from lficam.errors import InputError
-from lficam.lab.report.reading import reading
 from lficam.lab.report.results import Report, show
 from lficam.metrics.statistics import bootstrap, wilson
 from lficam.record import provenance

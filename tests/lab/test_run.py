@@ -13,9 +13,9 @@ import pytest
 from toys import PARAMETERS, RECORD, finished, toy
 
 from lficam import InputError
-from lficam.lab.notebooks.finished import OURS, page_tables, publish, read_record, staging, sweep
 from lficam.lab.notebooks.run import RunError, prepare, run, run_all
 from lficam.lab.report.page import write_index
+from lficam.lab.report.records import OURS, page_tables, publish, read_record, staging, sweep
 
 
 def left(home):

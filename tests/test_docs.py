@@ -23,7 +23,7 @@ import lficam
 from lficam import cli, files
 from lficam.data import datasets, sources
 from lficam.explainers import controls, convert, mechanism
-from lficam.lab.notebooks import finished, kernel, run
+from lficam.lab.notebooks import kernel, run
 from lficam.metrics import evaluation, measures, scoring
 from lficam.models import attention, backbones, checkpoints
 from lficam.training import jobs
@@ -253,17 +253,23 @@ def generator():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_generated_parts_are_current(page):
     text = page.read_text(encoding="utf-8")
-    assert finished.page_tables(text, ROOT / "figures") == text, "run `lficam publish`"
     assert generator().fill(text) == text, "run `python tools/docs.py`"
 
 
-def test_the_reference_has_the_public_names():
+def test_the_reference_has_the_public_names(tmp_path):
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in lficam.__all__:
         assert f"\n### {name}\n" in text
     made = generator().fill("<!-- api: maps.finish -->\nold\n<!-- end -->")
     assert "lficam.maps.finish(maps, size)\n    Raw maps (B, h, w) -> maps to look at" in made
     assert "old" not in made
+    (tmp_path / "smoke" / "01").mkdir(parents=True)
+    (tmp_path / "smoke" / "01" / "a.csv").write_text("method|s,reproduced\n|x|,-0.5\ny,\n")
+    (tmp_path / "smoke" / "01" / "record.json").write_text(
+        '{"tables": [{"file": "a.csv", "digits": {"reproduced": 2}}]}'
+    )
+    page = generator().fill("<!-- smoke:01/a.csv -->\n<!-- end -->", tmp_path)
+    assert page.split("\n")[1:-1] == [r"| method\|s | reproduced |", "| --- | --- |", r"| \|x\| | −0.50 |"]
     assert "Frozen(network, mean, std, size, card, classes=None)" in generator().entry("explainers.frozen.Frozen")
 
 
@@ -290,8 +296,8 @@ def test_the_citation_is_of_this_version_and_the_five_papers():
 def killed(home):  # noqa: ARG001
     """The runner's part of it; that the kernel's death is noticed is tested in test_run.py."""
 
-    def dies(self, plan, folder):
-        shutil.copy(plan.source, folder)
+    def dies(self, prepared, folder):
+        shutil.copy(prepared.source, folder)
         self.process = SimpleNamespace(poll=lambda: -signal.SIGKILL)
         raise RuntimeError("Kernel died")
 

@@ -184,6 +184,7 @@ def test_one_layer_by_hand():
     assert 2.7 < cost.train / cost.validation < 3.1
 
 
+@pytest.mark.slow
 def test_overview_estimates_only_what_it_was_given(copied, capsys):
     assert cli.main(["plan", "--profile", "cifar-cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -223,11 +224,3 @@ def test_every_item_of_the_papers_has_a_command():
     data = {"cifar10", "cifar100", "stl10", "catdog", "imagenet"}
     accuracy = {row[4].strip(" |") for row in ROWS if row[1].startswith("accuracy")}
     assert accuracy == data
-
-
-def test_other_commands_of_the_document_are_parsed():
-    for block in re.findall(r"```bash\n(.*?)```", DOCS, re.S):
-        for line in block.splitlines():
-            arguments = shlex.split(line)
-            assert arguments[0] == ".venv/bin/lficam"
-            assert callable(cli.parser().parse_args(arguments[1:]).call)

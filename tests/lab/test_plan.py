@@ -165,7 +165,7 @@ def test_a_marker_counts_only_while_it_stands_for_something(copied, smoke):
 
 
 def test_operations_are_those_of_a_real_batch():
-    cost = costs._count(json.dumps(["plain", "resnet-8", {}]), json.dumps(["tame", {}, []]), 10, 32)
+    cost = costs._count(json.dumps(["tame", "plain", "resnet-8", {}, {}, []]), 10, 32)
     model = learned.attach(frozen.freeze(attention.create("plain", "resnet-8", 10), size=32), "tame").train()
     with FlopCounterMode(display=False) as counter:
         model.loss(torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))[0]["total"].backward()
@@ -176,7 +176,7 @@ def test_operations_are_those_of_a_real_batch():
 
 def test_one_layer_by_hand():
     """ResNet-8's stem and three stages; multiplication and addition are two, the backward pass is about twice."""
-    cost = costs._count(json.dumps(["", "resnet-8", {}]), json.dumps(["plain", {}, []]), 10, 32)
+    cost = costs._count(json.dumps(["plain", "", "resnet-8", {}, {}, []]), 10, 32)
     stem, first = 27 * 16 * 32**2, 2 * 144 * 16 * 32**2
     later = [(9 * c * 2 * c + 9 * (2 * c) ** 2) * (32 // s) ** 2 for c, s in ((16, 2), (32, 4))]
     by_hand = 2 * (stem + first + sum(later) + 64 * 10)

@@ -8,23 +8,23 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
+import toys
 import yaml
+from toys import RECORD
 
 from lficam import cli, files
 from lficam.errors import InputError
 from lficam.lab.graph import plan, reproduce, steps
 from lficam.lab.notebooks import run
 
-PARAMETERS = 'profile = "lab"\noutput = ""\nlr = 0.1'
-RECORD = """
-import json, pathlib, os
-record = {"notebook": NAME, "profile": profile, "command": "x", "seconds": 1, "tables": [], "figures": []}
-(pathlib.Path(output) / "record.json").write_text(json.dumps(record))
+DONE = (
+    RECORD
+    + """
 with open(os.environ["LFICAM_HOME"] + "/executed", "a") as file: print(NAME, file=file)
 """
+)
 JOBS = """
 from lficam.training import jobs as training
 jobs = {"one": training.Job("plain", "resnet-8", dataset="folder", data_root="nowhere")}
@@ -35,17 +35,9 @@ while not pathlib.Path(os.environ["LFICAM_HOME"], "go").exists(): time.sleep(0.1
 """
 
 
-def toy(home, name, *cells, jobs=None, evaluate=None):
-    """A notebook of these cells, which then writes its record, in the profile smoke."""
-    new = nbformat.v4
-    made = [new.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-    tagged = {"jobs": jobs, "evaluate": evaluate}
-    made += [new.new_code_cell(cell, metadata={"tags": [tag]}) for tag, cell in tagged.items() if cell]
-    made += [new.new_code_cell(cell) for cell in [*cells, RECORD.replace("NAME", repr(name))]]
-    profile = home / "notebooks" / "profiles" / "smoke"
-    profile.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new.new_notebook(cells=made), home / "notebooks" / f"{name}.ipynb")
-    (profile / f"{name}.yaml").touch()
+def toy(home, name, *cells, **tagged):
+    """A notebook of these cells, which then writes its record and that it was executed."""
+    toys.toy(home, name, [*cells, DONE.replace("NAME", repr(name))], **tagged)
 
 
 def executed(home):

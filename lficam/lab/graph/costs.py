@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from ... import files
-from ...data import photo_digits
-from ...data.datasets import _DATASETS, ONCE
+from ...data import datasets, photo_digits
 from ...errors import InputError, choose
 from ...explainers import frozen, learned
 from ...models import attention
@@ -28,17 +27,17 @@ from ..notebooks.parameters import read_defaults
 from ..report.records import read_record
 from . import plan
 
+ONCE = f'.venv/bin/python -c "{datasets.ONCE}"'
 IMAGES = {  # in (train, validation), classes, pixels; of other data sets nobody knows before they are there
     "cifar10": (45_000, 5_000, 10, 32),
     "cifar100": (45_000, 5_000, 100, 32),
     "stl10": (4_500, 500, 10, 224),
     "imagenet": (1_281_167, 50_000, 1000, 224),
 }
-FETCH = f'.venv/bin/python -c "{ONCE}"'
 GET = {  # how to get a data set
-    "cifar10": f"{FETCH.format(name='cifar10')} (170 MB)",
-    "cifar100": f"{FETCH.format(name='cifar100')} (170 MB)",
-    "stl10": f"{FETCH.format(name='stl10')} (2.6 GB)",
+    "cifar10": f"{ONCE} (170 MB)",
+    "cifar100": f"{ONCE} (170 MB)",
+    "stl10": f"{ONCE} (2.6 GB)",
     "imagenet": "the ILSVRC 2012 images (on request from their makers, 145 GB) as {root}/train/CLASS/*.JPEG and "
     "{root}/val/CLASS/*.JPEG, or data_root = where they lie",
     "catdog": "photographs of cats and dogs as {root}/train/{{cat,dog}}/*.jpg and {root}/test/{{cat,dog}}/*.jpg",
@@ -124,18 +123,20 @@ def _images(job: Job) -> tuple[int, int, int, int] | None:
 
 def _cost(job: Job, classes: int, size: int) -> Cost | None:
     what = job.classifier or job
-    key = json.dumps([what.method if job.classifier else "", what.backbone, what.options], sort_keys=True)
-    own = json.dumps([job.method, job.options, list(job.layers)], sort_keys=True)
-    return _count(key, own, classes, size)
+    kind = what.method if job.classifier else ""
+    return _count(json.dumps([job.method, kind, what.backbone, what.options, job.options, job.layers]), classes, size)
 
 
 @functools.lru_cache(maxsize=64)
-def _count(network: str, own: str, classes: int, size: int) -> Cost | None:
-    """The `Cost` of a model on two images without content; None for what cannot be built or run so."""
-    (kind, backbone, settings), (method, options, layers) = json.loads(network), json.loads(own)
+def _count(settings: str, classes: int, size: int) -> Cost | None:
+    """The `Cost` of a model on two images without content; None for what cannot be built or run so.
+
+    settings: JSON of method; kind of classifier ("": of torchvision), backbone and its options; options; layers.
+    """
+    method, kind, backbone, given, options, layers = json.loads(settings)
     try:
         if method in learned.METHODS:
-            base = attention.create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
+            base = attention.create(kind, backbone, classes, **given) if kind else load(backbone, 1000)
             classifier = frozen.freeze(base, size=size)
             model = learned.attach(classifier, method, layers or None, **options)
         else:
@@ -171,34 +172,30 @@ def _count(network: str, own: str, classes: int, size: int) -> Cost | None:
 
 def missing(profile: str) -> list[dict[str, str]]:
     """[{what, how}] of data sets and weights that the profile's notebooks name and that are not there."""
-    data_sets: dict[tuple[str | None, str], bool] = {}
-    weights: dict[str, bool] = {}
+    found: dict[tuple[str, str], dict[str, str] | None] = {}
     for name in run.profiles()[profile]:
         prepared = run.prepare(name, profile)
         space = read_defaults(prepared.source) | prepared.parameters
-        for data_set in space.get("datasets") or [space.get("dataset")]:
-            data_sets[data_set, space.get("data_root") or ""] = True
+        for data_set in filter(None, space.get("datasets") or [space.get("dataset")]):
+            found[data_set, space.get("data_root", "")] = _data_missing(data_set, space.get("data_root", ""))
         if space.get("pretrained"):
-            weights |= dict.fromkeys(space.get("classifiers") or [space.get("classifier", "")], True)
-    found = [_data_missing(*key) for key in data_sets] + [_weights_missing(name) for name in weights]
-    return [entry for entry in found if entry]
+            for network in space.get("classifiers") or [space.get("classifier", "")]:
+                found[network, "weights"] = _weights_missing(network)
+    return [entry for entry in found.values() if entry]
 
 
-def _data_missing(name: str | None, root: str) -> dict[str, str] | None:
-    """How to get a data set; None when it is there, as far as its folder says."""
-    if name is None or name in photo_digits.GROUPS:
+def _data_missing(name: str, root: str) -> dict[str, str] | None:
+    """How to get a data set; None when it can be loaded."""
+    if name in photo_digits.GROUPS:
         return None
-    from ...data import cifar
-
     choose("data set", name, GET)
-    home = files.root() / "data" / "cache"
-    if name in _DATASETS:
-        home = (files.root() / root) if root else home
-        there = (home / _DATASETS[name][0].base_folder).is_dir() or cifar.folder(name, home)
-    else:
-        home = (files.root() / root) if root else home / name
-        there = home.is_dir() and any(home.iterdir())
-    return None if there else {"what": f"{name}, in {home}", "how": GET[name].format(root=home)}
+    try:
+        datasets.load(name, "validation", root=root or None)
+    except InputError:
+        own = name if name in ("imagenet", "catdog", "folder") else ""
+        home = Path(root).expanduser().absolute() if root else files.root() / "data" / "cache" / own
+        return {"what": f"{name}, in {home}", "how": GET[name].format(root=home, name=name)}
+    return None
 
 
 def _weights_missing(name: str) -> dict[str, str] | None:

@@ -24,7 +24,7 @@ DISTRACTORS = (1, 2)  # per image, under the digit
 PIECE = 8  # side of a piece cut from a digit, of 20: too small to be read
 CROPS = (64, 96)  # sides of the photo crops, in photo pixels
 
-GROUPS = {
+GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
     "photo-digits": {str(digit): (digit,) for digit in range(10)},
     # 2 and 4 are left out: people write both with and without a loop.
     "photo-digits-2": {"closed loop": (0, 6, 8, 9), "no loop": (1, 3, 5, 7)},

@@ -179,10 +179,10 @@ def check_names(arguments):
     backbone = getattr(arguments, "backbone", None)
     if backbone and not backbone.endswith(".pt") and not backbone.startswith("timm/"):
         assert backbones.find(backbone) or backbone in models.list_models(module=models)
-    if arguments.call is cli.run_notebooks:
+    if arguments.call is cli.lab.run_notebooks:
         for name in arguments.notebooks:
             run.prepare(name, arguments.profile, cli.values_of("--set", arguments.set))
-    if arguments.call in (cli.train_model, cli.find_lr):
+    if arguments.call in (cli.models.train_model, cli.models.find_lr):
         assert cli.models.job_of(arguments)
 
 

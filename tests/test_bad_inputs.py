@@ -434,7 +434,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("weight decay negative", "weight_decay", lambda p: Recipe(weight_decay=-1e-4)),
     ("gamma negative", "gamma", lambda p: Recipe(gamma=-0.1)),
     ("seed negative", "seed", lambda p: Recipe(seed=-1)),
-    ("a recipe that the authors lack", "resnet-8", lambda p: recipes.authors_recipe("abn", "cifar10", "resnet-8")),
+    ("a recipe that the authors lack", "resnet-8", lambda p: recipes.find("authors", "abn", "cifar10", "resnet-8")),
     ("method of a job misspelt", "'lficam'", lambda p: Job("lficam", "resnet-8")),
     ("an explainer of an explainer", "tame", lambda p: Job("tame", Job("tame", Job("plain", "resnet-8")))),
     ("images to train on negative", "train_count", lambda p: Job("plain", "resnet-8", train_count=-1)),

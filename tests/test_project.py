@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from lficam.lab.notebooks import run
+from lficam.lab.notebooks.parameters import read_defaults
 from lficam.lab.report.records import read_record
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,10 @@ def test_version_is_one():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_committed_clean_and_thin(path):
     cells = json.loads(path.read_text())["cells"]
-    for cell in (c for c in cells if c["cell_type"] == "code"):
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert 3 * (len(cells) - len(code)) >= 2 * len(code)  # as much to read as to run
+    assert len(read_defaults(path)) <= 24  # what belongs together has a name, as a recipe has
+    for cell in code:
         assert not cell["outputs"]
         assert cell["execution_count"] is None
         source = "".join(cell["source"])

@@ -314,14 +314,17 @@ def cells(notebook):
     return [cell for cell in code if "exercises" not in cell and "answer = None" not in cell]
 
 
-ONE = {"classifiers": ["resnet-8"], "classifier_epochs": [1], "classifier_lrs": [0.05], "classifier_milestones": [[]]}
+ONE = {"classifiers": ["resnet-8"]}
 
 
 @pytest.mark.parametrize(
     ("notebook", "smaller"),
     [
         ("03_lcam", ONE | {"methods": ["l-cam-img", "l-cam-fm"], "baselines": ["grad-cam"], "scenes": 2}),
-        ("04_tame", {"layer_sets": [], "baselines": ["centre"], "lr_steps": 2, "scenes": 2}),
+        (
+            "04_tame",
+            {"layer_sets": [], "baselines": ["centre"], "lr_test": {"start": 0.00001, "steps": 2}, "scenes": 2},
+        ),
         ("05_ad_ic", {"baselines": ["grad-cam", "random"], "measures": ["masking", "overlap", "insertion"]}),
     ],
 )

@@ -1,7 +1,11 @@
 """`lficam explain` and `lficam layers`. Nothing heavy is imported before a command needs it."""
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from typing import Any
 
-def add_commands(commands, command):
+
+def add_commands(commands: Any, command: Callable[..., ArgumentParser]) -> None:
     """Their paragraphs of the command line; `command` makes one, as the others of cli.py."""
     one = command(commands, explain, "explain", "show what in a photo speaks for a class: figures, maps and a table")
     one.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file, or a folder of them")
@@ -20,7 +24,7 @@ def add_commands(commands, command):
     one.add_argument("--all", action="store_true", help="those inside of blocks, too")
 
 
-def explain(arguments):
+def explain(arguments: Namespace) -> int:
     """`lficam explain`: exit code 1 if a photo failed."""
     import matplotlib
 
@@ -35,14 +39,14 @@ def explain(arguments):
     gallery = Gallery(arguments.out)
     paths = find_photos(arguments.photos, skip=[gallery.path, *gallery.listed()])
     learned, size, name, warning = _explainer(arguments)
-    asked = {"top": 5 if arguments.target == "all-top5" else 1}
+    top, targets = 5 if arguments.target == "all-top5" else 1, None
     if arguments.target not in (None, "all-top5"):
-        asked["targets"] = [find_class(arguments.target, getattr(learned, "classifier", learned))]
+        targets = [find_class(arguments.target, getattr(learned, "classifier", learned))]
     if warning:
         say(f"WARNING: {warning}.")
     if arguments.target and isinstance(learned, Frozen) and learned.network.card["method"] != "plain":
         say(f"The attention of {name} belongs to the photo: its map is the same for every class.")
-    failed = explain_photos(paths, learned, size, gallery, name=name, warning=warning, **asked)
+    failed = explain_photos(paths, learned, size, gallery, targets=targets, top=top, name=name, warning=warning)
     if len(paths) > 1:
         say(f"{len(paths) - len(failed)} photos explained, {len(failed)} failed: {gallery.shown / gallery.path.name}")
     if warning:
@@ -50,7 +54,7 @@ def explain(arguments):
     return int(bool(failed))
 
 
-def _explainer(arguments):
+def _explainer(arguments: Namespace) -> tuple[Any, int, str, str]:
     """The explainer that is asked for, the image size, its name, and what has to be said against it."""
     from ..errors import InputError, choose
     from ..explainers import controls, learned
@@ -82,7 +86,7 @@ def _explainer(arguments):
     return made, classifier.size, f"{method} of {describe(classifier)}", doubts(classifier, untrained=not ready)
 
 
-def _from_checkpoint(arguments, size):
+def _from_checkpoint(arguments: Namespace, size: dict[str, int]) -> tuple[Any, int, str, str]:
     from ..errors import InputError
     from ..explainers.frozen import find
     from ..lab.photos import open_checkpoint
@@ -99,7 +103,7 @@ def _from_checkpoint(arguments, size):
     return open_checkpoint(path, given, **size)
 
 
-def list_layers(arguments):
+def list_layers(arguments: Namespace) -> None:
     """`lficam layers`."""
     from ..explainers.features import outline, suggest
     from ..explainers.frozen import find
@@ -108,7 +112,7 @@ def list_layers(arguments):
     layers = classifier.layers
     shown = layers if arguments.all else outline(layers)
     taken = {method: suggest(layers, count) for method, count in (("tame", 3), ("l-cam", 1))}
-    rows = [("layer", "channels", "resolution", "tokens", "default of")]
+    rows: list[tuple[str, ...]] = [("layer", "channels", "resolution", "tokens", "default of")]
     for layer in shown:
         tokens = f"{layer.height * layer.width}{f' + {layer.extra}' * bool(layer.extra)}" * (layer.kind == "tokens")
         notes = ", ".join(method for method, chosen in taken.items() if layer in chosen)

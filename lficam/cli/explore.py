@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 IDLE = 1800  # seconds after which the kernel of a page that nobody has open any more, and its models, are ended
 
 
-def add_commands(commands, command):
+def add_commands(commands: Any, command: Callable[..., ArgumentParser]) -> None:
     """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
     one = command(commands, explore, "explore", "look at explanations in the browser: image, class, method, how much")
     one.add_argument("photos", nargs="*", metavar="PHOTO", help="an image file, or a folder (default: test images)")
@@ -19,11 +23,11 @@ def add_commands(commands, command):
     one.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
-def explore(arguments):
+def explore(arguments: Namespace) -> None:
     """`lficam explore`: serves until it is interrupted."""
     from ..errors import InputError, check_numbers
     from ..explainers import learned
-    from ..lab.explore.exploring import open_session
+    from ..lab.explore.session import open_session
 
     if arguments.method in {*learned.METHODS, "plain", "abn", "lfi-cam"}:
         raise InputError(f"{arguments.method} is trained: give its best.pt as --checkpoint.")
@@ -37,7 +41,7 @@ def explore(arguments):
 
 
 @contextlib.contextmanager
-def _without_gpus():
+def _without_gpus() -> Iterator[None]:
     """No GPU is seen meanwhile: what this process takes there it would keep for as long as it serves."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -49,10 +53,10 @@ def _without_gpus():
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def _asked(arguments):
-    """The arguments of `exploring.open_session`, with nothing relative to this folder."""
+def _asked(arguments: Namespace) -> tuple[tuple[list[str], list[str]], dict[str, Any]]:
+    """The arguments of `session.open_session`, with nothing relative to this folder."""
 
-    def absolute(path):
+    def absolute(path: str) -> str:
         return os.path.abspath(path) if os.path.exists(path) else path
 
     options = {name: getattr(arguments, name) for name in ("classifier", "weights", "size")}
@@ -61,18 +65,18 @@ def _asked(arguments):
     return paths, options | {"first": arguments.method}
 
 
-def _notebook(paths, options):
+def _notebook(paths: tuple[list[str], list[str]], options: dict[str, Any]) -> str:
     """The notebook that the page is, as JSON text."""
     import nbformat.v4
 
-    source = "import logging\n\nfrom lficam.lab.explore import explorer, exploring\n\n"
+    source = "import logging\n\nfrom lficam.lab.explore.explorer import Panel, open_session\n\n"
     source += "logging.disable()  # when a page is closed, nobody wants to read what its kernel still notes\n"
-    source += f"explorer.Panel(exploring.open_session(*{paths!r}, **{options!r}))"
+    source += f"Panel(open_session(*{paths!r}, **{options!r}))"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata))
 
 
-def _free_port(port):
+def _free_port(port: int) -> int:
     """The port, or a free one for 0. Raises `InputError` where it is taken, not allowed or none."""
     import socket
 
@@ -89,12 +93,11 @@ def _free_port(port):
         return probe.getsockname()[1]
 
 
-def _serve(notebook, port, browser):
+def _serve(notebook: str, port: int, browser: bool) -> None:
     """Serve the notebook through Voilà to who knows the token, and to this machine only, until an interrupt."""
     import secrets
     import tempfile
     import webbrowser
-    from pathlib import Path
 
     from tornado.ioloop import IOLoop
 
@@ -109,7 +112,7 @@ def _serve(notebook, port, browser):
         path = Path(folder) / "lficam explorer.ipynb"
         path.write_text(notebook, encoding="utf-8")
 
-        def tell(door):
+        def tell(door: Path) -> None:
             say(f"The explorer is at {address} (Ctrl+C ends it).")
             if browser and not webbrowser.open(door.as_uri()):
                 say("No browser was found here: open that address in one.")
@@ -120,13 +123,12 @@ def _serve(notebook, port, browser):
 
 
 @contextlib.contextmanager
-def _door(address):
+def _door(address: str) -> Iterator[Path]:
     """A file that leads a browser to the address, so that no list of processes tells the token, and this user alone.
 
     In the project: browsers in a sandbox (Snap) see nothing of the temporary folder.
     """
     import tempfile
-    from pathlib import Path
 
     from .. import files
     from ..errors import InputError
@@ -145,7 +147,7 @@ def _door(address):
         Path(name).unlink(missing_ok=True)
 
 
-def _voila(path, port, token):
+def _voila(path: Path, port: int, token: str) -> Any:
     """Voilà's application, of this interpreter, without the user's settings of Voilà."""
     import logging
 

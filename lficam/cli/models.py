@@ -97,7 +97,7 @@ def compare_maps(arguments: Namespace) -> None:
 def job_of(arguments: Namespace) -> "Job":
     """The job that the options of `train` and `lr-find` describe."""
     from ..training.jobs import Job
-    from ..training.recipes import Recipe, authors_recipe, explainer_recipe, photos_recipe
+    from ..training.recipes import Recipe, explainer_recipe, find, photos_recipe
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
@@ -115,7 +115,7 @@ def job_of(arguments: Namespace) -> "Job":
         weights=arguments.weights,
     )
     if arguments.authors:
-        recipe = authors_recipe(job.method, job.dataset, job.backbone, **given)
+        recipe = find("authors", job.method, job.dataset, str(job.backbone), **given)
     else:
         own = photos_recipe if job.dataset == "folder" else Recipe
         recipe = (explainer_recipe if job.explains else own)(**given)
@@ -140,7 +140,7 @@ def find_lr(arguments: Namespace) -> None:
     import matplotlib
 
     from ..files import atomic
-    from ..plots.curves import lr_curve
+    from ..plots.charts import lr_curve
     from ..training.lr_range import job_range
 
     matplotlib.use("agg")

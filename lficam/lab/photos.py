@@ -6,8 +6,10 @@ explanations = explain_photo(explainer, pixels, top=5)
 """
 
 import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torchvision.transforms import functional
@@ -28,7 +30,8 @@ from ..training.loop import best_device
 _SLIM = 20  # length over height from which on a photo is cut before it is scaled
 
 
-class Explanation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Explanation:
     """One class of one photo: its probability, how much of it is left when the map masks the photo, and the map.
 
     raw: the map as the explainer gives it (h, w); map: finished (S, S), in [0, 1]; pixels (3, S, S).
@@ -45,26 +48,32 @@ class Explanation(NamedTuple):
     of_class: bool = True
 
     @property
-    def drop(self):
+    def named(self) -> bool:
+        """Whether the class has a name besides its number."""
+        return self.name != str(self.index)
+
+    @property
+    def drop(self) -> float:
         """By how many percent of itself the probability falls; negative where it rises."""
         return 100 * (self.before - self.after) / self.before if self.before else 0.0
 
     @property
-    def masked(self):
+    def masked(self) -> torch.Tensor:
         """The photo times its map (3, S, S)."""
         return self.pixels * self.map
 
 
-def find_photos(paths, skip=()):
+def find_photos(paths: str | os.PathLike | Iterable, skip: Iterable = ()) -> list[Path]:
     """Files as they are given, and of folders the image files in them and below, sorted; none comes twice.
 
     skip: files to leave out of folders. Other files in them, which are no images by their ending, are told once.
     Raises `InputError` for what does not exist or cannot be listed.
     """
-    found, left_out = {}, set(map(os.path.realpath, skip))
+    found: dict[str, Path] = {}
+    left_out = set(map(os.path.realpath, skip))
     for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         if os.path.isdir(given):
-            others = []
+            others: list = []
             with readable():
                 own = [path for path in images(given, others) if os.path.realpath(path) not in left_out]
             tell(given, [path for path in others if os.path.realpath(path) not in left_out])
@@ -81,7 +90,7 @@ def find_photos(paths, skip=()):
     return list(found.values())
 
 
-def read_photo(path, size):
+def read_photo(path: str | os.PathLike, size: int) -> torch.Tensor:
     """A photo as the classifier is given it: pixels (3, size, size), float32 in [0, 1].
 
     As data sets are read for evaluation (resized, cut to the centre, what is transparent on white) but upright: a
@@ -101,13 +110,13 @@ def read_photo(path, size):
 class Opened(NamedTuple):
     """What explains, the size of the images it is given, its name, and what has to be said against it, or ""."""
 
-    explainer: object
+    explainer: Any  # pixels, classes -> maps; or a function that makes it
     size: int
     name: str
     warning: str = ""
 
 
-def open_checkpoint(path, classifier=None, size=None):
+def open_checkpoint(path: str | os.PathLike, classifier: Any = None, size: int | None = None) -> Opened:
     """`Opened`, on the best device: a trained explainer, or a classifier that explains itself (plain, ABN, LFI-CAM).
 
     classifier: what an explainer explains (`frozen.find`), if not what its card says; size: of the images, in
@@ -126,20 +135,20 @@ def open_checkpoint(path, classifier=None, size=None):
     return Opened(model, seen, f"{card['method']} of {describe(model.classifier)}", doubts(model.classifier))
 
 
-def describe(classifier):
+def describe(classifier: Frozen) -> str:
     """A `Frozen` classifier's name; of ours, method and backbone."""
-    card = classifier.network.card if isinstance(classifier.network, Classifier) else None
+    card: Any = classifier.network.card if isinstance(classifier.network, Classifier) else None
     return f"{card['method']} {card['backbone']}" if card else classifier.card["classifier"]
 
 
-def doubts(classifier, untrained=False):
+def doubts(classifier: Frozen, untrained: bool = False) -> str:
     """What has to be said against explanations of this classifier, or ""."""
     random = classifier.card.get("weights") == "random"
     found = ["UNTRAINED: this map explains nothing"] * untrained + ["the classifier's weights are random"] * random
     return "; ".join(found)
 
 
-def find_class(text, classifier):
+def find_class(text: str | int, classifier: Frozen) -> int:
     """The index of a class that is given by its number, its name, or a part of it that no other class has.
 
     classifier: `frozen.Frozen`. Raises `InputError` that lists the classes which are meant.
@@ -164,7 +173,9 @@ def find_class(text, classifier):
 
 
 @exact()
-def explain_photo(explainer, pixels, targets=None, top=1):
+def explain_photo(
+    explainer: Any, pixels: torch.Tensor, targets: Sequence[int] | torch.Tensor | None = None, top: int = 1
+) -> list[Explanation]:
     """`Explanation`s of a photo (3, H, W) in [0, 1], one for every class that is asked for.
 
     explainer: what `attach` or `baseline` made, or a classifier that explains itself (of `create`, frozen or not).
@@ -183,7 +194,7 @@ def explain_photo(explainer, pixels, targets=None, top=1):
             model.eval()
     batch = classifier.normalise.enter(pixels[None])
 
-    def choose(logits):
+    def choose(logits: torch.Tensor) -> torch.Tensor:
         if targets is None:
             return logits[0].topk(min(top, logits.shape[1])).indices
         classes = torch.as_tensor(targets, device=logits.device).reshape(-1)
@@ -202,7 +213,9 @@ def explain_photo(explainer, pixels, targets=None, top=1):
     return [Explanation(k, describe(k), b, a, photo, done, raw, of_class) for k, b, a, done, raw in rows]
 
 
-def _maps(explainer, classifier, pixels, choose):
+def _maps(
+    explainer: Any, classifier: Any, pixels: torch.Tensor, choose: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
     """Classes (L,), their raw maps (L, h, w), logits (1, K), whether the maps are of these classes. One clean pass.
 
     pixels (1, 3, H, W); choose: logits -> classes.
@@ -231,5 +244,5 @@ def _maps(explainer, classifier, pixels, choose):
     return classes, maps.detach(), logits, True
 
 
-def _logits(output):
+def _logits(output: Any) -> torch.Tensor:
     return getattr(output, "logits", output)

@@ -3,38 +3,59 @@
 Lee et al. (ICCV 2021) train five models a method; their settings are not published, ours stand in the notebooks.
 """
 
-from ..errors import InputError
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError, choose
 from ..metrics import evaluation
-from ..metrics.dumps import open_dump
-from ..training.jobs import Job, Recipe
+from ..metrics.dumps import Dump, open_dump
+from ..training import recipes
+from ..training.jobs import Job, Run
+
+VARIED = ("batch_size", "lr", "weight_decay")
 
 
-def jobs(datasets, backbones, batch_sizes, lrs, weight_decays, *, recipe, **options):
+def jobs(
+    datasets: Sequence[str],
+    backbones: Mapping[str, str],
+    recipe: str,
+    variations: Mapping[str, Sequence[float]],
+    changes: Mapping[str, Any],
+    **options: Any,
+) -> dict[tuple[str, str, int], Job]:
     """One training per data set, method and setting: {(dataset, method, number from 1): Job}.
 
-    backbones: {method: name}. The i-th setting is batch_sizes[i], lrs[i], weight_decays[i], with seed i; recipe: what
-    all have in common (epochs, milestones ...); options: fields of `Job`.
-    Raises `InputError` when the three lists differ in length.
+    backbones: {method: name}. recipe, changes: what all have in common (`recipes.find`). variations: {setting of the
+    recipe: factors on it}, a factor per model, which model i has with seed i. options: fields of `Job`.
+    Raises `InputError` for other settings than `VARIED`, and where their factors differ in number.
     """
-    lengths = {"batch_sizes": len(batch_sizes), "lrs": len(lrs), "weight_decays": len(weight_decays)}
-    if len(set(lengths.values())) > 1 or not batch_sizes:
-        raise InputError(f"Settings: expected lists of one length, a value per model, got {lengths}.")
-    settings = list(enumerate(zip(batch_sizes, lrs, weight_decays, strict=True), start=1))
-    return {
-        (dataset, method, i): Job(
-            method,
-            backbone,
-            dataset=dataset,
-            recipe=Recipe(batch_size=batch, lr=lr, weight_decay=decay, seed=i, **recipe),
-            **options,
-        )
-        for dataset in datasets
-        for method, backbone in backbones.items()
-        for i, (batch, lr, decay) in settings
-    }
+    for name in variations:
+        choose("setting to vary", name, dict.fromkeys(VARIED))
+    lengths = {name: len(factors) for name, factors in variations.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise InputError(f"variations: expected lists of one length, a factor per model, got {lengths}.")
+    found = {}
+    for dataset, (method, backbone) in itertools.product(datasets, backbones.items()):
+        common = recipes.find(recipe, method, dataset, backbone, **changes)
+        for i, factors in enumerate(zip(*variations.values(), strict=True), start=1):
+            varied: dict[str, Any] = {
+                name: _times(getattr(common, name), factor) for name, factor in zip(variations, factors, strict=True)
+            }
+            own = dataclasses.replace(common, seed=i, **varied)
+            found[dataset, method, i] = Job(method, backbone, dataset=dataset, recipe=own, **options)
+    return found
 
 
-def dump_maps(runs, all_jobs, count=0, workers=0):
+def _times(value: float, factor: float) -> float:
+    """A setting times a factor, of the setting's type; 0.05 · 1.6 is 0.08, not the nearest binary product."""
+    return round(value * factor) if isinstance(value, int) else float(f"{value * factor:.6g}")
+
+
+def dump_maps(
+    runs: Mapping[tuple, Run], all_jobs: Mapping[tuple, Job], count: int = 0, workers: int = 0
+) -> dict[tuple, Dump]:
     """The maps of every run on the first `count` test images (0: all), dumped into its folder: {key: Dump}.
 
     runs, all_jobs: {key: Run}, {key: Job}. A dump of the same images that is there already is used again.
@@ -43,7 +64,8 @@ def dump_maps(runs, all_jobs, count=0, workers=0):
     for key, run in runs.items():
         images = all_jobs[key].images("test", count)
         path = run.folder / f"maps-{len(images)}.npz"
-        there = path.is_file() and open_dump(path)
-        same = there and there.facts.get("digest") == images.digest
-        dumps[key] = there if same else evaluation.dump(run.model, images, path, workers=workers)
+        there = open_dump(path) if path.is_file() else None
+        if there is None or there.facts.get("digest") != images.digest:
+            there = evaluation.dump(run.model, images, path, workers=workers)
+        dumps[key] = there
     return dumps

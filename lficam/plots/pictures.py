@@ -3,8 +3,14 @@
 import io
 import re
 import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import files
+
+if TYPE_CHECKING:  # the page reads pictures without drawing any
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 LINES, PHOTOS = 150, 120  # dpi of a figure of lines, and of one that holds images
 STEP = 4  # colours of an image figure are rounded to multiples: at most 2 of 255 off, and half the bytes
@@ -13,7 +19,7 @@ SCALE = 1.25 * 96  # CSS pixels an inch at which the page shows a figure: its 9-
 _POINTS = {"pt": 72, "in": 1, "px": 96, "": 96}
 
 
-def save(figure, folder, name):
+def save(figure: "Figure", folder: Path, name: str) -> None:
     """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf, the same bytes for the same figure freshly drawn.
 
     Raises `InputError` when the disk refuses.
@@ -29,13 +35,13 @@ def save(figure, folder, name):
     picture = rounded(picture) if images else picture
     with files.atomic(folder / f"{name}.png") as file:
         picture.save(file, format="png", optimize=True, dpi=(dpi, dpi))
-    vector = {"svg": {"metadata": {"Date": None}}, "pdf": {"metadata": {"CreationDate": None}}}
+    vector: dict[str, dict] = {"svg": {"metadata": {"Date": None}}, "pdf": {"metadata": {"CreationDate": None}}}
     for kind, options in vector.items():
         with matplotlib.rc_context({"svg.hashsalt": "lficam"}), files.atomic(folder / f"{name}.{kind}") as file:
             figure.savefig(file, format=kind, bbox_inches="tight", dpi=dpi, **options)
 
 
-def rounded(picture):
+def rounded(picture: "Image.Image") -> "Image.Image":
     """An RGB image with its colours rounded to multiples of STEP; white stays white. Palettes would band the maps."""
     import numpy as np
     from PIL import Image
@@ -45,7 +51,7 @@ def rounded(picture):
     return Image.fromarray(np.where(colours == 255, 255, near).astype(np.uint8))
 
 
-def sharper(png):
+def sharper(png: Path) -> Path:
     """The SVG beside a PNG if it is of lines and text alone and not large, else the PNG itself."""
     svg = png.with_suffix(".svg")
     if svg.is_file() and svg.stat().st_size <= LARGE and b"<image" not in svg.read_bytes():
@@ -53,7 +59,7 @@ def sharper(png):
     return png
 
 
-def width(content):
+def width(content: bytes) -> int | None:
     """Width in CSS pixels at which a PNG or SVG (bytes) is to be shown, None if it does not say."""
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         density = content.find(b"pHYs", 0, 200)

@@ -1,55 +1,53 @@
-"""What all figures share. Colours are Okabe and Ito's, for the colour-blind too; maps are in magma."""
+"""What all figures share. Colours are Okabe and Ito's and Paul Tol's, for the colour-blind too; maps are in magma."""
 
 import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-METHOD_COLOURS = {
-    "plain": "#000000",
-    "abn": "#E69F00",
-    "lfi-cam": "#0072B2",
-    "l-cam-fm": "#56B4E9",
-    "l-cam-img": "#009E73",
-    "l-cam-fm-ce": "#7D93B2",
-    "l-cam-img-ce": "#8FBF3F",
-    "tame": "#D55E00",
-    "tame-no-skip": "#E69F00",
-    "tame-no-skip-no-norm": "#0072B2",
-    "tame-sigmoid": "#6A3D9A",
-    "t-tame": "#CC79A7",
-    "own": "#000000",
-    "grad-cam": "#8c6d1f",
-    "centre": "#999999",
-}
-METHOD_TITLES = {
-    "plain": "plain + CAM",
-    "abn": "ABN",
-    "lfi-cam": "LFI-CAM",
-    "l-cam-fm": "L-CAM-Fm",
-    "l-cam-img": "L-CAM-Img",
-    "l-cam-fm-ce": "L-CAM-Fm*",  # as the papers star the rows trained by cross-entropy alone
-    "l-cam-img-ce": "L-CAM-Img*",
-    "tame": "TAME",
-    "tame-no-skip": "no skip",
-    "tame-no-skip-no-norm": "no skip, no norm",
-    "tame-sigmoid": "sigmoid",
-    "t-tame": "T-TAME",
-    "own": "its own map",
-    "grad-cam": "Grad-CAM",
-    "grad-cam++": "Grad-CAM++",
-    "score-cam": "Score-CAM",
-    "ablation-cam": "Ablation-CAM",
-    "layer-cam": "LayerCAM",
-    "rise": "RISE",
-    "random": "random (control)",
-    "centre": "centre (control)",
-}
 OTHER = "#555555"  # colour of what has none of its own
 MAP_COLOURS = "magma"
+_SPARE = "Hd8XP*<>"  # marks of what has none of its own
 
-STYLE = {
+
+class Look(NamedTuple):
+    """How a method is named and drawn, everywhere alike; trained: its marks are filled, and its lines solid."""
+
+    title: str
+    colour: str = OTHER
+    marker: str = ""
+    trained: bool = True
+
+
+LOOKS = {
+    "plain": Look("plain + CAM", "#000000"),
+    "abn": Look("ABN", "#E69F00"),
+    "lfi-cam": Look("LFI-CAM", "#0072B2"),
+    "l-cam-fm": Look("L-CAM-Fm", "#56B4E9", "o"),
+    "l-cam-img": Look("L-CAM-Img", "#009E73", "s"),
+    "l-cam-fm-ce": Look("L-CAM-Fm*", "#7D93B2"),  # as the papers star the rows trained by cross-entropy alone
+    "l-cam-img-ce": Look("L-CAM-Img*", "#8FBF3F"),
+    "tame": Look("TAME", "#D55E00", "D"),
+    "tame-no-skip": Look("no skip", "#E69F00"),
+    "tame-no-skip-no-norm": Look("no skip, no norm", "#0072B2"),
+    "tame-sigmoid": Look("sigmoid", "#6A3D9A"),
+    "t-tame": Look("T-TAME", "#CC79A7", "P"),
+    "own": Look("its own map", "#000000"),
+    "grad-cam": Look("Grad-CAM", "#8C6D1F", "^", False),
+    "grad-cam++": Look("Grad-CAM++", "#DDAA33", "v", False),
+    "layer-cam": Look("LayerCAM", "#44AA99", "<", False),
+    "score-cam": Look("Score-CAM", "#332288", ">", False),
+    "ablation-cam": Look("Ablation-CAM", "#661100", "p", False),
+    "rise": Look("RISE", "#AA4499", "h", False),
+    "random": Look("random (control)", OTHER, "X", False),
+    "centre": Look("centre (control)", "#999999", "*", False),
+}
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -62,21 +60,36 @@ STYLE = {
 }
 
 
-def styled(draw):
+def look(name: str) -> Look:
+    """The `Look` of a method; a variant, as "tame, 1 layer", has the colour of its method; others have grey."""
+    near = max((known for known in LOOKS if name.startswith((f"{known},", f"{known}-"))), key=len, default="")
+    return LOOKS[name] if name in LOOKS else LOOKS.get(near, Look(name))._replace(title=name, marker="")
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """{name: `Look`} of what stands in one figure, each with a mark; those that have none of their own take turns."""
+    spare, found = itertools.cycle(_SPARE), {name: look(name) for name in names}
+    return {name: own if own.marker else own._replace(marker=next(spare)) for name, own in found.items()}
+
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the project's style and leave matplotlib's settings as they were; tensors may lie on any device."""
 
     @functools.wraps(draw)
-    def wrapper(*args, **options):
-        args, options = _on_host((args, options))
+    def wrapper(*args: P.args, **options: P.kwargs) -> Figure:
+        given, named = _on_host((args, options))
         with matplotlib.rc_context(STYLE):
-            figure = draw(*args, **options)
+            figure = draw(*given, **named)
         plt.close(figure)  # shown by being returned, not twice by the notebook's inline backend
         return figure
 
     return wrapper
 
 
-def _on_host(value):
+def _on_host(value: Any) -> Any:
     """The value with all tensors in it on the CPU, without a graph."""
     if torch.is_tensor(value):
         return value.detach().cpu()
@@ -86,9 +99,3 @@ def _on_host(value):
         items = map(_on_host, value)
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
     return value
-
-
-def overlay(axis, image, values, opacity=0.65):
-    """A map (H, W) in [0, 1] in colour over the grey image (H, W, 3)."""
-    axis.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1)
-    axis.imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="bilinear")

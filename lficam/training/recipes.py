@@ -1,12 +1,21 @@
-"""How a model is trained: the settings, their schedules, and the authors' own from lficam/data/tables/recipes.csv."""
+"""How a model is trained: the settings, their schedules, and named recipes, of lficam/data/tables/recipes.csv.
+
+recipe = find("authors", "lfi-cam", "cifar10", "resnet-110", seed=2)
+"""
 
 import bisect
 import csv
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from .. import files
 from ..errors import InputError, check_fields, check_numbers, choose
+from ..explainers import learned
+from ..models import attention
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Recipe:
     bias_lr: float = 1.0
     bias_decay: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
@@ -54,13 +63,13 @@ class Recipe:
         choose("precision", self.precision, dict.fromkeys(("auto", "float32", "bfloat16")))
         choose("schedule", self.schedule, dict.fromkeys(("step", "one-cycle")))
 
-    def rates(self, step, steps):
+    def rates(self, step: int, steps: int) -> tuple[float, float]:
         """(lr, momentum) of a 0-based step, `steps` in an epoch; of the step alone, so that a resume shifts nothing."""
         if self.schedule == "one-cycle":
             return one_cycle(self.lr, step, self.epochs * steps)
         return self.lr * self.gamma ** bisect.bisect_right(self.milestones, step // steps), self.momentum
 
-    def groups(self, model):
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The model's trainable parameters as the optimiser's groups, other parameters than biases first.
 
         Each has "factor", on the learning rate.
@@ -75,7 +84,7 @@ class Recipe:
         ]
 
 
-def one_cycle(peak, step, total, rise=0.3):
+def one_cycle(peak: float, step: int, total: int, rise: float = 0.3) -> tuple[float, float]:
     """(lr, momentum) of Smith and Topin's 1-cycle policy (2018), as torch's OneCycleLR, at a 0-based step of `total`.
 
     lr: peak/25, peak, peak/250000; momentum: 0.95, 0.85, 0.95; in half cosines, the first over `rise` of the steps.
@@ -86,58 +95,74 @@ def one_cycle(peak, step, total, rise=0.3):
     else:
         part, start, end = (step - top) / (total - 1 - top), (peak, 0.85), (peak / 250_000, 0.95)
     mix = (1 + math.cos(math.pi * part)) / 2
-    return tuple(b + (a - b) * mix for a, b in zip(start, end, strict=True))
+    lr, momentum = (b + (a - b) * mix for a, b in zip(start, end, strict=True))
+    return lr, momentum
 
 
-def explainer_recipe(**changes):
+def explainer_recipe(**changes: Any) -> Recipe:
     """A `Recipe` for explainers to start from, TAME's: one cycle, Nesterov, doubled rate and no decay of biases."""
-    tame = {"epochs": 8, "batch_size": 32, "lr": 1e-3, "milestones": (), "weight_decay": 5e-4, "schedule": "one-cycle"}
-    return Recipe(**tame | {"nesterov": True, "bias_lr": 2.0, "bias_decay": False} | changes)
+    tame: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 1e-3, "milestones": (), "weight_decay": 5e-4}
+    tame |= {"schedule": "one-cycle", "nesterov": True, "bias_lr": 2.0, "bias_decay": False}
+    return Recipe(**tame | changes)
 
 
-def photos_recipe(**changes):
+def photos_recipe(**changes: Any) -> Recipe:
     """A `Recipe` for a classifier of a few hundred photos of one's own, with random weights to begin with.
 
     The rate is low, as wide networks need it: at CIFAR's 0.1 ResNet-18 with LFI-CAM learned nothing of 400 cats and
     dogs (64 pixels, 8 epochs, 50 % right), with these settings and 20 epochs 73 % of them and 58 % of others.
     """
-    few = {"epochs": 60, "batch_size": 32, "lr": 0.003, "milestones": (), "weight_decay": 5e-4}
+    few: dict[str, Any] = {"epochs": 60, "batch_size": 32, "lr": 0.003, "milestones": (), "weight_decay": 5e-4}
     return Recipe(**few | {"schedule": "one-cycle", "nesterov": True} | changes)
 
 
-def authors_recipe(method, dataset, backbone, **changes):
-    """The authors' `Recipe`, with `changes` to it (seed=2).
+def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) -> Recipe:
+    """The `Recipe` of that name for a method on a data set, with `changes` to it (seed=2).
 
-    "plain" takes ABN's, whose baseline it is; the variants of L-CAM and of TAME take those of their methods.
-    Raises `InputError` for a combination that the authors give no settings for.
+    name: "desk", "cifar", "paper", "authors" ... of lficam/data/tables/recipes.csv. backbone: its name; of an explainer
+    the name of the network that is explained. "authors" has what they give and nothing else: "plain" takes ABN's, whose
+    baseline it is; the variants of L-CAM and of TAME take those of their methods.
+    Raises `InputError` for an unknown name, a combination that it has no settings for, and unknown or wrong changes.
     """
-    rows = read()
-    families = {"plain": "abn", "l-cam": "l-cam", "tame": "tame"}
-    family = next((family for prefix, family in families.items() if method.startswith(prefix)), method)
-    wanted = (family, dataset, backbone)
-    row = next((row for row in rows if (row["method"], row["dataset"], row["backbone"]) == wanted), None)
-    if row is None:
-        found = [r for r in rows if r["method"] == family]
-        same = [r["backbone"] for r in found if r["dataset"] == dataset]
-        known = same or dict.fromkeys(r["dataset"] for r in found) or ["nothing"]
-        todo = "choose" if same else "leave it out (--authors), or choose one of the data sets"
-        raise InputError(f"No authors' recipe for {method} on {dataset} with {backbone}: {todo} {', '.join(known)}.")
-    settings = {
-        "epochs": int(row["epochs"]),
-        "batch_size": int(row["batch_size"]),
-        "lr": float(row["lr"]),
+    for change in changes:
+        choose("setting of a recipe", change, {field.name: None for field in dataclasses.fields(Recipe)})
+    row = _row(name, method, dataset, backbone)
+    settings: dict[str, Any] = {
         "milestones": tuple(map(int, row["milestones"].split())),
-        "gamma": float(row["gamma"]),
-        "weight_decay": float(row["weight_decay"]),
         "schedule": row["schedule"],
         "nesterov": row["nesterov"] == "yes",
-        "bias_lr": float(row["bias_lr"]),
         "bias_decay": row["bias_decay"] == "yes",
     }
+    settings |= {setting: int(row[setting]) for setting in ("epochs", "batch_size")}
+    settings |= {setting: float(row[setting]) for setting in ("lr", "gamma", "weight_decay", "bias_lr")}
     return Recipe(**settings | changes)
 
 
-def read():
+def options(name: str, method: str, dataset: str, backbone: str) -> dict[str, str]:
+    """What belongs to the recipe of an explainer besides: the options `classifier_mode` and `space` of `attach`."""
+    row = _row(name, method, dataset, backbone)
+    return {option: row[option] for option in ("classifier_mode", "space") if row[option]}
+
+
+def _row(name: str, method: str, dataset: str, backbone: str) -> dict[str, str]:
+    """The row that fits best: of the method rather than of its family or kind, of this backbone rather than of any."""
+    rows = read()
+    choose("recipe", name, dict.fromkeys(known for row in rows for known in row["recipe"].split()))
+    choose("method", method, attention.METHODS | learned.METHODS)
+    families = {"plain": "abn", "l-cam": "l-cam", "tame": "tame"}
+    family = next((family for prefix, family in families.items() if method.startswith(prefix)), method)
+    kinds = [method, family, "explainer" if method in learned.METHODS else "classifier"]
+    mine = [row for row in rows if name in row["recipe"].split() and row["method"] in kinds]
+    same = [row for row in mine if row["dataset"] in (dataset, "*")]
+    fitting = [row for row in same if row["backbone"] in (backbone, "*")]
+    if fitting:
+        return min(fitting, key=lambda row: (kinds.index(row["method"]), row["dataset"] == "*", row["backbone"] == "*"))
+    known = [row["backbone"] for row in same] or list(dict.fromkeys(row["dataset"] for row in mine)) or ["nothing"]
+    todo = "choose" if same else "choose another recipe (without --authors), or one of the data sets"
+    raise InputError(f"No recipe {name!r} for {method} on {dataset} with {backbone}: {todo} {', '.join(known)}.")
+
+
+def read() -> list[dict[str, str]]:
     """All rows of lficam/data/tables/recipes.csv, as text."""
     with files.table("recipes.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -13,7 +13,7 @@ from lficam.training import jobs
 from lficam.training.recipes import Recipe, explainer_recipe
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 PATIENCE = 60_000  # milliseconds
 
 

@@ -95,12 +95,6 @@ def test_opaque_pixels_stay_to_the_bit(tmp_path, mode):
     assert np.array_equal(np.asarray(sources.open_rgb(tmp_path / "x.png")), np.asarray(image.convert("RGB")))
 
 
-def test_every_shade_stays_where_it_is_opaque():
-    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 4, 2)
-    ramp[..., 3] = 255
-    assert np.array_equal(np.asarray(sources._rgb(Image.fromarray(ramp))), ramp[..., :3])
-
-
 def test_a_moving_picture_is_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
@@ -147,28 +141,20 @@ def test_a_turned_photo_is_read_upright(tmp_path, orientation):
     image.save(tmp_path / "upright.png")
     expected = photos.read_photo(tmp_path / "upright.png", 16)
     assert torch.equal(photos.read_photo(tmp_path / "turned.png", 16), expected)
-    if orientation > 1:
-        assert np.array_equal(np.asarray(sources.open_rgb(tmp_path / "turned.png")), np.asarray(stored))
+    assert np.array_equal(np.asarray(sources.open_rgb(tmp_path / "turned.png")), np.asarray(stored))
+    stored.save(tmp_path / "damaged.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    assert photos.read_photo(tmp_path / "damaged.jpg", 16).shape == (3, 16, 16)  # no reason to refuse
 
 
-def test_a_damaged_orientation_is_no_reason_to_refuse(tmp_path):
-    scene().save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
-    assert photos.read_photo(tmp_path / "x.jpg", 16).shape == (3, 16, 16)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (1, 20_000), (20_000, 2)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 20_000), (20_000, 2)])
 def test_tiny_and_thin_photos(tmp_path, shape):
-    """Scaled as it is, the thin one would be a strip of 700,000 pixels' length."""
-    Image.new("RGB", shape[::-1], (255, 0, 51)).save(tmp_path / "x.png")
+    """Scaled as it is, the thin one would be a strip of 700,000 pixels' length; what is shown is its middle."""
+    image = np.full((*shape, 3), 77, np.uint8)
+    middle = tuple(slice(max(0, n // 2 - 21), n // 2 + 21) for n in shape)
+    image[middle] = (255, 0, 51)
+    Image.fromarray(image).save(tmp_path / "x.png")
     pixels = photos.read_photo(tmp_path / "x.png", 32)
     assert torch.allclose(pixels, torch.tensor([1, 0, 0.2])[:, None, None].expand(3, 32, 32))
-
-
-def test_a_thin_photo_shows_its_middle(tmp_path):
-    image = np.zeros((10, 1001, 3), np.uint8)
-    image[:, 480:521] = 255
-    Image.fromarray(image).save(tmp_path / "x.png")
-    assert photos.read_photo(tmp_path / "x.png", 16).min() == 1
 
 
 def white_png(path, width, height):
@@ -189,27 +175,13 @@ def test_huge_photos(tmp_path, monkeypatch):
         photos.read_photo(tmp_path / "huge.png", 16)
 
 
-@pytest.mark.parametrize("content", ["empty", "text", "cut", "32 bit"])
-def test_unreadable_photos_are_one_sentence(tmp_path, content):
-    path = tmp_path / ("x.tif" if content == "32 bit" else "x.jpg")
-    if content == "32 bit":
-        Image.fromarray(np.ones((8, 8), np.float32)).save(path)
-    elif content == "cut":
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-        path.write_bytes(path.read_bytes()[:-900])
-    else:
-        path.write_bytes(b"" if content == "empty" else b"not an image")
+def test_unreadable_photos_are_one_sentence(tmp_path):
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(InputError, match=r"Cannot read the image .*: replace or remove it\.$") as caught:
-        photos.read_photo(path, 16)
+        photos.read_photo(tmp_path / "x.tif", 16)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_photo_and_a_wrong_size(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        photos.read_photo(tmp_path / "none.jpg", 16)
-    for size in (0, 2.5, "16"):
-        with pytest.raises(InputError, match="size: expected"):
-            photos.read_photo(tmp_path / "none.jpg", size)
+    with pytest.raises(InputError, match="size: expected"):
+        photos.read_photo(tmp_path / "x.tif", 2.5)
 
 
 def test_find_photos(tmp_path):
@@ -221,22 +193,9 @@ def test_find_photos(tmp_path):
     found = photos.find_photos([tmp_path / "odd.name", tmp_path / "a.png", tmp_path])
     assert [p.relative_to(tmp_path).as_posix() for p in found] == ["odd.name", "a.png", "b/2.webp", "b/c/1.JPG"]
     assert photos.find_photos(str(tmp_path / "b"), skip=[tmp_path / "b/2.webp"])[0].name == "again.png"
-
-
-def test_nothing_found(tmp_path):
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("no named pipes on this system")
     os.mkfifo(tmp_path / "pipe.png")
-    for paths, words in (
-        ([], "No photo was given"),
-        (tmp_path / "x.jpg", "no photo or folder .*x.jpg"),
-        (tmp_path / "pipe.png", "no photo or folder .*pipe.png"),
-    ):
-        with pytest.raises(InputError, match=words):
-            photos.find_photos(paths)
-    (tmp_path / "pipe.png").unlink()
-    with pytest.raises(InputError, match=r"holds no image \(.jpg"):
-        photos.find_photos([tmp_path])
+    with pytest.raises(InputError, match=r"no photo or folder .*pipe.png"):
+        photos.find_photos(tmp_path / "pipe.png")
 
 
 def test_find_class(plain):
@@ -333,22 +292,6 @@ def test_explain_by_a_baseline_that_needs_gradients(plain, monkeypatch):
     assert one.raw.shape == (32, 32)
     assert not torch.equal(one.raw, two.raw)
     assert photos.explain_photo(lficam.baseline(plain, "centre"), noise())[0].name.isdecimal()
-
-
-def test_what_cannot_be_explained(plain):
-    hidden_layer = lficam.create("plain", "mobilenet_v3_small", 3)
-    for explainer, pixels, targets, words in (
-        (plain, noise(), [10], "expected numbers from 0 to 9, got \\[10\\]"),
-        (plain, noise(), [0.5], "expected numbers"),
-        (plain, noise()[None], None, "A photo: expected"),
-        (plain, noise().byte(), None, "A photo: expected"),
-        (plain, noise() * torch.nan, None, "got NaN"),
-        (plain, noise() * 255, None, "expected floating-point numbers in .*, got values from 0"),
-        (classifiers.find("resnet18", "random"), noise(), None, "does not explain itself"),
-        (hidden_layer, noise(64), None, "needs global average pooling"),
-    ):
-        with pytest.raises(InputError, match=words):
-            photos.explain_photo(explainer, pixels, targets)
 
 
 def test_a_probability_of_zero_cannot_drop():

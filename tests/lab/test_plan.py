@@ -141,8 +141,8 @@ def test_fresh_and_wrong_cells_are_one_sentence(copied):
     settings.write_text(given)
     book = copied / "notebooks" / "03_lcam.ipynb"
     text = book.read_text()
-    book.write_text(text.replace("training.Job(", "training.Jobs("))
-    cell = "from lficam.training import jobs as training"
+    book.write_text(text.replace("recipes.find(", "recipes.fund("))
+    cell = "from lficam.training import recipes, sweep"
     with pytest.raises(InputError, match=rf"03_lcam: its cell `{cell}`, .* failed: AttributeE"):
         plan.collect("smoke")
 

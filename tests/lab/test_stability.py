@@ -7,28 +7,38 @@ from lficam.errors import InputError
 from lficam.lab import stability
 from lficam.training.jobs import train
 
-RECIPE = {"epochs": 1, "milestones": []}
+ONCE = {"epochs": 1, "milestones": []}
 
 
 def test_a_job_per_data_set_method_and_setting():
     backbones = {"abn": "resnet18", "lfi-cam": "lfi-resnet18"}
-    jobs = stability.jobs(["stl10", "catdog"], backbones, [32, 64], [0.1, 0.2], [0.0, 0.1], recipe=RECIPE)
+    variations = {"batch_size": [1, 0.5], "lr": [1, 1.6], "weight_decay": [1, 5]}
+    jobs = stability.jobs(["stl10", "catdog"], backbones, "paper", variations, {"lr": 0.05})
     assert len(jobs) == 8
     job = jobs["catdog", "lfi-cam", 2]
     assert (job.dataset, job.method, job.backbone) == ("catdog", "lfi-cam", "lfi-resnet18")
-    assert (job.recipe.batch_size, job.recipe.lr, job.recipe.weight_decay, job.recipe.seed) == (64, 0.2, 0.1, 2)
+    recipe = job.recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay, recipe.seed) == (300, 128, 0.08, 5e-4, 2)
 
 
-@pytest.mark.parametrize("lrs", [[], [0.1], [0.1, 0.1, 0.1]])
-def test_lists_of_different_length(lrs):
-    with pytest.raises(InputError, match="expected lists of one length"):
-        stability.jobs(["photo-digits"], {"abn": "resnet-8"}, [32, 32], lrs, [0.0, 0.0], recipe=RECIPE)
+@pytest.mark.parametrize(
+    ("variations", "sentence"),
+    [
+        ({}, "expected lists of one length"),
+        ({"lr": []}, "expected lists of one length"),
+        ({"lr": [1], "batch_size": [1, 2]}, "expected lists of one length"),
+        ({"lrs": [1]}, "Unknown setting to vary 'lrs': did you mean 'lr'"),
+    ],
+)
+def test_wrong_variations(variations, sentence):
+    with pytest.raises(InputError, match=sentence):
+        stability.jobs(["photo-digits"], {"abn": "resnet-8"}, "desk", variations, {})
 
 
 @pytest.mark.usefixtures("home")
 def test_dumps_are_written_once_and_anew_after_fresh():
     settings = {"train_count": 40, "validation_count": 20}
-    jobs = stability.jobs(["photo-digits"], {"lfi-cam": "resnet-8"}, [20], [0.01], [0.0], recipe=RECIPE, **settings)
+    jobs = stability.jobs(["photo-digits"], {"lfi-cam": "resnet-8"}, "smoke", {"lr": [0.2]}, ONCE, **settings)
     (key,) = jobs
     runs = {key: train(jobs[key])}
     first = stability.dump_maps(runs, jobs, 20)[key]

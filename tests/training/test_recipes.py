@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from lficam.errors import InputError
 from lficam.training import recipes
@@ -24,7 +23,7 @@ def test_step_schedule():
 
 @pytest.mark.parametrize("backbone", ["vgg", "resnet"])
 def test_lcams_decay_equals_the_authors(schedules, backbone):
-    recipe = recipes.authors_recipe("l-cam-img", "imagenet", {"vgg": "vgg16", "resnet": "resnet50"}[backbone])
+    recipe = recipes.find("authors", "l-cam-img", "imagenet", {"vgg": "vgg16", "resnet": "resnet50"}[backbone])
     assert (recipe.nesterov, recipe.bias_lr, recipe.bias_decay, recipe.weight_decay) == (True, 2.0, True, 5e-4)
     for epoch, (weight, bias) in enumerate(schedules[f"lcam_{backbone}_lr_weight_bias"]):
         lr, momentum = recipe.rates(7 * epoch + 3, 7)
@@ -32,7 +31,7 @@ def test_lcams_decay_equals_the_authors(schedules, backbone):
 
 
 def test_one_cycle_equals_the_authors(schedules):
-    recipe = recipes.authors_recipe("tame", "imagenet", "resnet50", lr=1e-3)
+    recipe = recipes.find("authors", "tame", "imagenet", "resnet50", lr=1e-3)
     assert (recipe.epochs, recipe.bias_lr, recipe.bias_decay) == (4, 2.0, False)
     for step, expected in enumerate(schedules["onecycle_4_epochs_25_steps_max_lr_1e-3"]):
         lr, momentum = recipe.rates(step, 25)
@@ -65,36 +64,60 @@ def test_groups_set_biases_apart():
     assert (others["weight_decay"], others["factor"], biases["weight_decay"], biases["factor"]) == (0.5, 1, 0, 2)
 
 
-def test_lfi_cam_on_cifar():
-    recipe = recipes.authors_recipe("lfi-cam", "cifar10", "resnet-110", seed=7)
-    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum) == (300, 128, 0.1, 0.9)
-    assert (recipe.milestones, recipe.weight_decay, recipe.seed) == ((150, 225), 1e-4, 7)
-
-
-def test_plain_takes_abns():
-    plain, abn = (recipes.authors_recipe(m, "cifar100", "wrn-28-10") for m in ("plain", "abn"))
-    assert plain == abn
-    assert (abn.epochs, abn.gamma, abn.milestones, abn.weight_decay) == (200, 0.2, (60, 120, 160), 5e-4)
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (
+            ("authors", "lfi-cam", "cifar10", "resnet-110"),
+            {"epochs": 300, "batch_size": 128, "lr": 0.1, "bias_lr": 1.0},
+        ),
+        (("authors", "plain", "cifar100", "wrn-28-10"), {"epochs": 200, "gamma": 0.2, "milestones": (60, 120, 160)}),
+        (("authors", "l-cam-fm-ce", "imagenet", "resnet50"), {"epochs": 26, "lr": 1e-4, "nesterov": True}),
+        (("paper", "tame-sigmoid", "imagenet", "vgg16"), {"epochs": 8, "lr": 1e-3, "schedule": "one-cycle"}),
+        (("paper", "plain", "stl10", "lfi-resnet18"), {"batch_size": 256, "weight_decay": 1e-4}),
+        (("desk", "t-tame", "photo-digits", "resnet-14"), {"bias_decay": False, "bias_lr": 2.0}),
+        (("desk", "abn", "folder", "resnet18"), {"schedule": recipes.find("desk", "plain", "x", "y").schedule}),
+        (("cifar", "l-cam-fm", "cifar10", "resnet-110"), {"batch_size": 64, "bias_decay": True}),
+        (("cifar", "l-cam-img", "cifar10", "resnet-110"), {"batch_size": 32, "bias_decay": True}),
+        (("cifar", "plain", "cifar10", "vgg-14"), {"lr": 0.05}),
+    ],
+)
+def test_the_row_that_fits_best(asked, expected):
+    recipe = recipes.find(*asked, seed=7)
+    assert {name: getattr(recipe, name) for name in expected} == expected
+    assert recipe.seed == 7
 
 
 def test_every_row_is_a_recipe():
     for row in recipes.read():
-        recipe = recipes.authors_recipe(row["method"], row["dataset"], row["backbone"])
-        assert recipe.epochs >= (4 if "tame" in row["method"] or "l-cam" in row["method"] else 90)
-        assert recipe.nesterov == (recipe.epochs < 90)
+        method = {"classifier": "plain", "explainer": "tame", "l-cam": "l-cam-fm"}.get(row["method"], row["method"])
+        for name in row["recipe"].split():
+            recipe = recipes.find(name, method, row["dataset"], row["backbone"])
+            assert str(recipe.epochs) == row["epochs"]
+            assert bool(recipes.options(name, method, row["dataset"], row["backbone"])) == (
+                "l-cam" in method or "tame" in method
+            )
+            if name == "authors":  # who have nothing for data sets or networks of any kind
+                assert "*" not in (row["dataset"], row["backbone"])
+                assert recipe.epochs >= (4 if recipe.nesterov else 90)
 
 
-def test_unknown_combination():
-    with pytest.raises(
-        InputError, match=r"No authors' recipe for lfi-cam on stl10 with resnet-20: choose lfi-resnet18"
-    ):
-        recipes.authors_recipe("lfi-cam", "stl10", "resnet-20")
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            ("authors", "lfi-cam", "stl10", "resnet-20"),
+            r"'authors' for lfi-cam on stl10 with resnet-20: choose lfi-resnet18",
+        ),
+        (("dask", "tame", "cifar10", "resnet-8"), "Unknown recipe 'dask': did you mean 'desk'"),
+        (("desk", "tamme", "cifar10", "resnet-8"), "Unknown method 'tamme': did you mean 'tame'"),
+    ],
+)
+def test_unknown_combinations(asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        recipes.find(*asked)
 
 
-def test_the_paper_profile_is_the_authors_recipe(pytestconfig):
-    path = pytestconfig.rootpath / "notebooks" / "profiles" / "paper" / "01_train_lficam.yaml"
-    given = yaml.safe_load(path.read_text())
-    recipe = recipes.authors_recipe("lfi-cam", given["dataset"], given["backbone"])
-    for name in ("epochs", "batch_size", "lr", "weight_decay"):
-        assert given[name] == getattr(recipe, name)
-    assert tuple(given["milestones"]) == recipe.milestones
+def test_unknown_changes():
+    with pytest.raises(InputError, match="Unknown setting of a recipe 'epoch': did you mean 'epochs'"):
+        recipes.find("desk", "tame", "photo-digits", "resnet-8", epoch=3)

@@ -14,19 +14,21 @@ import importlib.util
 import io
 import os
 import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ...errors import InputError, reason
-from ...metrics import faithfulness
-from ...plots.panels import explanation_panels, share
+from ...explainers.frozen import Frozen, freeze
 from ...plots.style import MAP_COLOURS
 from ...progress import headless, say
-from ..photos import Opened, describe, doubts
-from . import exploring
+from ..photos import Explanation, Opened, describe, doubts
+from .gallery import explanation_panels, share
+from .session import Session, classifier_of, open_session, training_free
 
 CONVENTION = (
     "The probability is the classifier's softmax. Map: before the sigmoid, min-max normalised, upsampled bilinearly; "
@@ -51,7 +53,7 @@ _STYLE = """<style>
 </style>"""
 
 
-def explore(explainers=(), photos=(), size=None):
+def explore(explainers: Any = (), photos: Any = (), size: int | None = None) -> "Panel | Figure":
     """A `Panel` in a live notebook, else a still figure of the first image, method and predicted class.
 
     explainers: a checkpoint's path or several; {name: explainer} in memory, of one frozen classifier or explaining
@@ -61,20 +63,18 @@ def explore(explainers=(), photos=(), size=None):
     Raises `InputError` for what cannot be found, read or explained.
     """
     if isinstance(explainers, dict):
-        session = exploring.Session(_in_memory(explainers, photos, size), photos)
+        session = Session(_in_memory(explainers, photos, size), photos)
     else:
         paths = [explainers] if isinstance(explainers, (str, os.PathLike)) else explainers
-        session = exploring.open_session(paths, photos, size=size)
+        session = open_session(paths, photos, size=size)
     if headless() or not importlib.util.find_spec("ipywidgets"):
         say("No live notebook with widgets here: this is a still picture; `lficam explore` opens the panel.")
         return still(session)
     return Panel(session)
 
 
-def _in_memory(explainers, photos, size):
+def _in_memory(explainers: Mapping[str, Any], photos: Any, size: int | None) -> list[Opened]:
     """`photos.Opened` of explainers by name, and the training-free methods for the first one's classifier."""
-    from ...explainers.frozen import Frozen, freeze
-
     if not explainers:
         raise InputError("There is no explainer to explore: give {name: explainer}, or the path of a checkpoint.")
     opened = []
@@ -83,24 +83,23 @@ def _in_memory(explainers, photos, size):
         own = explainer.classifier if of_another else freeze(explainer)
         seen = size or getattr(photos, "size", None) or own.size
         opened.append(Opened(explainer if of_another else own, seen, str(name), doubts(own)))
-    first = getattr(opened[0].explainer, "classifier", opened[0].explainer)
-    return opened + exploring.training_free(first, opened[0].size)
+    return opened + training_free(classifier_of(opened[0].explainer), opened[0].size)
 
 
-def still(session):
-    """The first image, method and predicted class of a `exploring.Session` as a figure."""
+def still(session: Session) -> Figure:
+    """The first image, method and predicted class of a session as a figure."""
     method = session.methods[0]
     return explanation_panels(session.look(session.photos[0], method), method, session.method(method).warning)
 
 
 class Panel:
-    """Widgets on an `exploring.Session`; shown by being a cell's last value. `box` holds all of them.
+    """Widgets on a `session.Session`; shown by being a cell's last value. `box` holds all of them.
 
     photo, target, method, keep: the controls, which can be set by code as well: `panel.keep.value = 15`.
     status: what is being computed, or what went wrong; view: images and numbers, in HTML.
     """
 
-    def __init__(self, session):
+    def __init__(self, session: Session) -> None:
         import ipywidgets as widgets
 
         self.session = session
@@ -123,18 +122,19 @@ class Panel:
             ]
         )
         self.box.add_class("lficam-explorer")
-        self._quiet, self._classifier = False, None
+        self._quiet = False
+        self._classifier: Any = None  # whose classes are listed
         for control in self._controls:
             control.observe(self._changed, "value")
         self._changed({"owner": self.photo})
 
-    def _repr_mimebundle_(self, **_):
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = self.box._repr_mimebundle_()
         picture = io.BytesIO()  # what a page without a kernel shows, as a notebook that is only read
         still(self.session).savefig(picture, format="png", bbox_inches="tight")
         return bundle | {"image/png": base64.b64encode(picture.getvalue()).decode()}
 
-    def _changed(self, change):
+    def _changed(self, change: Mapping[str, Any]) -> None:
         """Follow a control; whatever fails is a sentence in the panel."""
         if self._quiet:
             return
@@ -149,10 +149,10 @@ class Panel:
         finally:
             self._quiet = False
 
-    def _say(self, text, kind=""):
+    def _say(self, text: str, kind: str = "") -> None:
         self.status.value = f'<span class="{kind}">{html.escape(text)}</span>'
 
-    def _list_classes(self, anew):
+    def _list_classes(self, anew: bool) -> None:
         """The classes of the method's classifier, the most probable first; the chosen one stays, or the predicted."""
         classifier = self.session.classifier(self.method.value)
         if not anew and classifier is self._classifier:
@@ -164,7 +164,7 @@ class Panel:
         known = not anew and chosen is not None and chosen < len(ranking)
         self.target.value, self._classifier = chosen if known else ranking[0][0], classifier
 
-    def _show(self):
+    def _show(self) -> None:
         asked = self.photo.value, self.method.value, self.target.value
         with contextlib.nullcontext() if self.session.knows(*asked) else self._computing():
             whole = self.session.look(*asked)
@@ -175,7 +175,7 @@ class Panel:
         self.view.value = page(whole, kept, self.keep.value, self.method.value, classifier)
 
     @contextlib.contextmanager
-    def _computing(self):
+    def _computing(self) -> Iterator[None]:
         """Say what is computed, how far it is where it takes many forward passes, and hold the controls meanwhile."""
         explainer = self.session.method(self.method.value).explainer
         total, done = getattr(explainer, "forward_passes", 1), threading.Event()
@@ -184,7 +184,7 @@ class Panel:
         self.progress.max, self.progress.value = max(total, 1), 0
         self.progress.layout.display = None if total > 1 else "none"
 
-        def watch():
+        def watch() -> None:
             with contextlib.suppress(Exception):  # the page may be gone
                 while not done.wait(0.25):
                     self.progress.value = min(total, explainer.counted)
@@ -207,34 +207,27 @@ class Panel:
                 control.disabled = False
 
 
-def _sentence(error):
+def _sentence(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     return f"This failed with {type(error).__name__}: {reason(error)} (choose another image, class or method)."
 
 
-def page(whole, kept, percent, method, classifier):
-    """The panel's images and numbers as HTML: `photos.Explanation`s by the whole map and by its top `percent`."""
+def page(whole: Explanation, kept: Explanation, percent: int, method: str, classifier: str) -> str:
+    """The panel's images and numbers as HTML: the explanation by the whole map, and by its top `percent`."""
     photo, masked = (pixels.permute(1, 2, 0).numpy() for pixels in (kept.pixels, kept.masked))
-    colours = matplotlib.colormaps[MAP_COLOURS]
-    grey = photo.mean(2, keepdims=True)
+    heat, kept_heat = (matplotlib.colormaps[MAP_COLOURS](seen.map.numpy())[..., :3] for seen in (whole, kept))
     shown = 0.65 * ((kept.map > 0) | (percent == 100)).numpy()[..., None]
-    mixed = (1 - shown) * grey + shown * colours(kept.map.numpy())[..., :3]
+    mixed = (1 - shown) * photo.mean(2, keepdims=True) + shown * kept_heat
     top = "the map" if percent == 100 else f"the top {percent} % of the map"
-    what = (
-        "heat map, dark 0 to bright 1" if whole.of_class else "attention, the same for every class; dark 0 to bright 1"
-    )
-    images = [
-        (photo, "photo"),
-        (colours(whole.map.numpy())[..., :3], what),
-        (mixed, f"{top} over the grey photo"),
-        (masked, f"photo × {top}"),
-    ]
-    row = "".join(_figure(values, caption) for values, caption in images)
+    kind = "heat map," if whole.of_class else "attention, the same for every class;"
+    images = {"photo": photo, f"{kind} dark 0 to bright 1": heat}
+    images |= {f"{top} over the grey photo": mixed, f"photo × {top}": masked}
+    row = "".join(_figure(values, caption) for caption, values in images.items())
     return f'<div class="lficam-row">{row}</div>{_numbers(kept, top, method, classifier)}'
 
 
-def _figure(values, caption):
+def _figure(values: np.ndarray, caption: str) -> str:
     png = io.BytesIO()
     Image.fromarray(np.uint8(np.round(255 * values.clip(0, 1)))).save(png, format="PNG")
     data = base64.b64encode(png.getvalue()).decode()
@@ -243,10 +236,8 @@ def _figure(values, caption):
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _numbers(kept, top, method, classifier):
+def _numbers(kept: Explanation, top: str, method: str, classifier: str) -> str:
     """The probability before and after, the change, and Average Drop, with its convention."""
-    before, after = (torch.tensor([value], dtype=torch.float64) for value in (kept.before, kept.after))
-    drop = faithfulness.average_drop(before, after).item()
     rows = "".join(
         f'<tr><td>{text}</td><td class="{name}">{share(value)}</td>'
         f'<td style="width: 180px"><div class="lficam-bar" style="width: {100 * value:.1f}%"></div></td></tr>'
@@ -255,12 +246,12 @@ def _numbers(kept, top, method, classifier):
             (f"in photo × {top}", "lficam-after", kept.after),
         )
     )
-    change = 100 * (kept.after - kept.before)
-    name = kept.name if kept.name == str(kept.index) else f"{kept.name} ({kept.index})"
+    name = f"{kept.name} ({kept.index})" if kept.named else kept.name
     return (
         f'<table class="lficam-change"><tr><td colspan="3">Probability of <b>{html.escape(name)}</b>, by '
         f"{html.escape(classifier)}:</td></tr>{rows}</table>"
-        f'<div class="lficam-summary" style="font-size: 14px">Change {change:+.1f} points · Average Drop of this image '
-        f"<b>{drop:.1f} %</b> · Increase in Confidence: {'yes' if kept.after > kept.before else 'no'}</div>"
+        f'<div class="lficam-summary" style="font-size: 14px">Change {100 * (kept.after - kept.before):+.1f} points · '
+        f"Average Drop of this image <b>{max(0.0, kept.drop):.1f} %</b> · "
+        f"Increase in Confidence: {'yes' if kept.after > kept.before else 'no'}</div>"
         f'<div class="lficam-small">{html.escape(method)}. {CONVENTION}</div>'
     )

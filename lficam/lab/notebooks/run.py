@@ -1,6 +1,6 @@
 """The strict notebook runner: all is checked before a kernel starts, and success is the result record alone.
 
-run("03_lcam", profile="smoke", overrides={"epochs": 1})    # -> reports/smoke/03_lcam/record.json
+run("03_lcam", profile="smoke", overrides={"seed": 2})    # -> reports/smoke/03_lcam/record.json
 """
 
 import json

@@ -1,0 +1,448 @@
+"""Figures of numbers: trainings, values with intervals, overlap of models, explainers compared.
+
+Filled marks and solid lines are trained explainers, hollow marks and dashed lines need no training (`style.looks`).
+"""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from adjustText import adjust_text
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from ..metrics.statistics import bootstrap
+from ..training.lr_range import LRRange
+from .style import LOOKS, Look, look, looks, styled
+
+Histories = Mapping[str, Sequence[Mapping[str, float]]]  # {name: [a row per epoch]}, as `jobs.train` returns
+Interval = tuple[float, float, float]  # value, low, high
+Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, high
+TERMS = {"cross_entropy": "cross-entropy", "area": "area", "variation": "variation"}
+PANELS = {"insertion": "insertion", "deletion": "deletion", "morf": "ROAD, MoRF", "lerf": "ROAD, LeRF"}
+BETTER = {"insertion": "higher", "deletion": "lower", "morf": "lower", "lerf": "higher"}
+_WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}
+
+
+# --- Trainings
+
+
+@styled
+def training_curves(histories: Histories) -> Figure:
+    """Loss and accuracy over the epochs, dotted training, solid validation. histories: {method: [dict per epoch]}."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.8))
+    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for method, history in histories.items():
+            for split, style in (("train", ":"), ("validation", "-")):
+                label = look(method).title.split(" +")[0] if split == "validation" else None
+                scale = 100 if quantity == "accuracy" else 1
+                _history(axis, method, history, f"{split}_{quantity}", style, label, scale)
+        axis.set(xlabel="epoch", ylabel="loss" if quantity == "loss" else "top-1 accuracy (%)")
+    axes[0].set_ylim(bottom=0)
+    axes[1].legend(title="solid: validation\ndotted: training", loc="lower right")
+    return figure
+
+
+@styled
+def loss_terms(histories: Histories) -> Figure:
+    """The weighted terms of the loss over the epochs, solid training, dotted validation, a panel a term.
+
+    histories: {name: [dict per epoch]}; a run without a term has no line there.
+    """
+    figure, axes = plt.subplots(1, len(TERMS), figsize=(7.4, 2.5))
+    for axis, (term, title) in zip(axes, TERMS.items(), strict=True):
+        for name, history in histories.items():
+            for split, style in (("train", "-"), ("validation", ":")):
+                # Where cross-entropy is the only term it is the loss.
+                column = f"{split}_{term}"
+                column = f"{split}_loss" if term == "cross_entropy" and column not in history[0] else column
+                if column in history[0]:
+                    _history(axis, name, history, column, style, look(name).title if split == "train" else None)
+        axis.set(title=title, xlabel="epoch", ylim=(0, None))
+    axes[0].set_ylabel("weighted loss")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _history(
+    axis: Axes,
+    name: str,
+    history: Sequence[Mapping[str, float]],
+    column: str,
+    style: str,
+    label: str | None,
+    scale: float = 1,
+) -> None:
+    epochs, values = [row["epoch"] for row in history], [scale * row[column] for row in history]
+    axis.plot(epochs, values, style, color=look(name).colour, label=label, marker="o", markersize=3, linewidth=1.4)
+    locator: Any = axis.xaxis.get_major_locator()
+    locator.set_params(integer=True, min_n_ticks=1)
+
+
+@styled
+def lr_curve(ranges: Mapping[str, LRRange]) -> Figure:
+    """Loss over a rising learning rate, faint as it was, strong smoothed, with the suggested rate marked."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.9))
+    for name, found in ranges.items():
+        colour = look(name).colour
+        axis.plot(found.lrs, found.losses, color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(found.lrs, found.smoothed, color=colour, linewidth=1.6, label=look(name).title)
+        if found.suggestion:
+            at = int(np.argmin(np.abs(np.log(found.lrs) - math.log(found.suggestion))))
+            axis.plot(found.lrs[at], found.smoothed[at], "o", color=colour, markersize=6)
+            _note(axis, f"{found.suggestion:.2g}", found.lrs[at], found.smoothed[at], (4, 5), fontsize=8, color=colour)
+    everything = [value for found in ranges.values() for value in (*found.smoothed, *found.losses)]
+    low, high = min(everything), max(found.smoothed[0] for found in ranges.values())
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * (high - low), 1.2 * high))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _note(axis: Axes, text: str, x: float, y: float, away: tuple[float, float], **look: Any) -> None:
+    """A text beside a point, so many points away."""
+    axis.annotate(text, (x, y), away, textcoords="offset points", **look)
+
+
+# --- Values with intervals
+
+
+def intervals(table: pd.DataFrame, labels: Mapping[str, str], name: str = "explainer") -> dict[str, dict]:
+    """{label: {name: (value, low, high)}} for `interval_dots`, of the measures that the table has.
+
+    table: columns `name`, measure, reproduced, low, high; labels: {measure: label of its panel}.
+    """
+    found = {}
+    for measure, label in labels.items():
+        part = table[table.measure == measure]
+        if len(part):
+            values = part[["reproduced", "low", "high"]].itertuples(index=False, name=None)
+            found[label] = dict(zip(part[name], values, strict=True))
+    return found
+
+
+@styled
+def interval_dots(panels: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """Values with intervals, one panel per quantity. panels: {axis label: {method: (value, low, high)}}."""
+    most = max(map(len, panels.values()))
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.2 + 1.9 * len(panels), 0.9 + 0.27 * most), squeeze=False)
+    for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
+        for y, (method, (value, low, high)) in enumerate(rows.items()):
+            axis.plot([low, high], [y, y], color=look(method).colour, linewidth=1.6)
+            axis.plot(value, y, "o", color=look(method).colour, markersize=5)
+            _note(axis, f"{value:.3g}", value, y, (0, 5), ha="center", fontsize=7.5)
+        axis.set_yticks(range(len(rows)), [look(method).title for method in rows])
+        axis.set(xlabel=label, ylim=(len(rows) - 0.4, -0.7))
+    return figure
+
+
+@styled
+def convention_bars(table: pd.DataFrame) -> Figure:
+    """The Average Drop of one explainer by convention, as dots with 95 % intervals; the papers' one is marked.
+
+    table: of `conventions.average_drops`, columns convention, description, reproduced, low, high.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.38 * len(table)))
+    for y, row in enumerate(table.itertuples()):
+        papers = row.convention == "papers"
+        colour = LOOKS["tame"].colour if papers else "#444444"
+        axis.plot([0, row.reproduced], [y, y], color=colour, linewidth=5, alpha=0.2, solid_capstyle="butt")
+        axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
+        axis.plot(row.reproduced, y, "D" if papers else "o", color=colour, markersize=5)
+        _note(axis, f"{row.reproduced:.1f}", row.high, y, (5, 0), va="center", fontsize=8, bbox=_WHITE)
+        if papers:
+            axis.axvline(row.reproduced, color=colour, linewidth=0.8, linestyle="--", zorder=0)
+    texts = [f"{row.convention}: {row.description}" for row in table.itertuples()]
+    texts = [textwrap.fill(text, 56, break_on_hyphens=False) for text in texts]
+    axis.set_yticks(range(len(table)), texts, fontsize=8, parse_math=False)
+    axis.set(xlabel="Average Drop (%)", ylim=(len(table) - 0.4, -0.6))
+    axis.set_xlim(min(0, table.low.min()), 1.12 * table.high.max())
+    axis.grid(False, axis="y")
+    return figure
+
+
+# --- Overlap of models
+
+
+@styled
+def iou_between_models(
+    reproduced: Mapping[tuple[str, str], pd.DataFrame], published: tuple[pd.DataFrame, pd.DataFrame]
+) -> Figure:
+    """IoU between models (a) pair by pair and (b) on average; filled: ours with 95 % intervals, hollow: published.
+
+    reproduced: {(method, title of the data set): table of `overlap.consensus`}. Of n models the line joins the n pairs
+    of neighbours, the last model and the first among them; points at "other" are the rest. published: `published_iou`.
+    """
+    per_model, mean = published
+    theirs = {(row.method, row.dataset): row.published for row in mean.itertuples()}
+    cases = list(dict.fromkeys([*reproduced, *theirs]))
+    shapes = dict(zip(dict.fromkeys(dataset for _, dataset in cases), itertools.cycle("osD^vP"), strict=False))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.8, 3.2), gridspec_kw={"width_ratios": [1, 1.1]})
+    last = 5  # of the published
+    for method, dataset in cases:
+        drawn = {"color": look(method).colour, "marker": shapes[dataset], "linewidth": 1.1, "markersize": 4.5}
+        if (method, dataset) in theirs:
+            line = per_model[(per_model.method == method) & (per_model.dataset == dataset)].published
+            left.plot(range(1, len(line) + 1), line, ":", markerfacecolor="white", **drawn)
+        if (method, dataset) in reproduced:
+            line, rest = _neighbours(reproduced[method, dataset])
+            left.plot(range(1, len(line) + 1), line, "-", **drawn)
+            left.plot([6] * len(rest), rest, **drawn | {"linestyle": "", "markersize": 3, "alpha": 0.6})
+            last = max(last, len(line), 6 if rest else 0)
+    left.set_xticks(range(1, last + 1), ["1st", "2nd", "3rd", "4th", "5th", "other"][:last])
+    left.set(xlabel="pair of models", ylabel="IoU", ylim=(0, 1), title="(a) each pair")
+    _averages(right, reproduced, theirs, list(shapes))
+    marks: list[Artist] = [Line2D([], [], color="#444444", marker=m, ls="", label=d) for d, m in shapes.items()]
+    for method in dict.fromkeys(method for method, _ in cases):
+        marks.append(Rectangle((0, 0), 1, 1, color=look(method).colour, label=look(method).title))
+    for label, face, hatch in (("ours", "#777777", ""), ("published", "white", "////")):
+        marks.append(Rectangle((0, 0), 1, 1, edgecolor="#777777", facecolor=face, hatch=hatch, label=label))
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _neighbours(table: pd.DataFrame) -> tuple[list[float], list[float]]:
+    """IoU of neighbouring models in their order, the last with the first at the end; and of all other pairs."""
+    table = table[table.base != "all pairs"]
+    names = list(dict.fromkeys([*table.base, *table.target]))
+    ring = list(itertools.pairwise(names)) + ([(names[0], names[-1])] if len(names) > 2 else [])
+    values = {(row.base, row.target): row.iou for row in table.itertuples()}
+    return [values[pair] for pair in ring], [value for pair, value in values.items() if pair not in ring]
+
+
+def _averages(
+    axis: Axes,
+    reproduced: Mapping[tuple[str, str], pd.DataFrame],
+    theirs: Mapping[tuple[str, str], float],
+    datasets: Sequence[str],
+) -> None:
+    """Bars side by side per data set: of each method the published value, hatched, then ours with its interval."""
+    methods = list(dict.fromkeys(method for method, _ in [*theirs, *reproduced]))
+    for x, dataset in enumerate(datasets):
+        bars: list[tuple[str, float, Any]] = []  # colour, value, row of ours
+        for case in ((method, dataset) for method in methods):
+            colour = look(case[0]).colour
+            bars += [(colour, theirs[case], None)] if case in theirs else []
+            rows = [reproduced[case].iloc[-1]] if case in reproduced else []
+            bars += [(colour, row.iou, row) for row in rows]
+        for k, (colour, value, row) in enumerate(bars):
+            place, top = x + 0.23 * (k - (len(bars) - 1) / 2), value
+            face, hatch = ("white", "////") if row is None else (colour, "")
+            axis.bar(place, value, 0.2, edgecolor=colour, facecolor=face, hatch=hatch)
+            if row is not None:
+                axis.plot([place, place], [row.low, row.high], color="black", linewidth=1.2)
+                top = row.high
+            _note(axis, f"{value:.2f}", place, top, (0, 2), ha="center", fontsize=6.5)
+    axis.set_xticks(range(len(datasets)), datasets, rotation=25, ha="right", rotation_mode="anchor")
+    axis.set(ylabel="mean IoU", ylim=(0, 1), title="(b) average")
+    axis.grid(False, axis="x")
+
+
+@styled
+def iou_curve(curves: Mapping[str, Band], threshold: float) -> Figure:
+    """IoU over the threshold, with its interval. curves: {method: (thresholds, mean, low, high)}, of `overlap.band`.
+
+    threshold: the one that the tables take, marked.
+    """
+    figure, axis = plt.subplots(figsize=(3.8, 2.7))
+    for method, (thresholds, mean, low, high) in curves.items():
+        axis.plot(thresholds, mean, color=look(method).colour, linewidth=1.5, label=look(method).title)
+        axis.fill_between(thresholds, low, high, color=look(method).colour, alpha=0.25, linewidth=0)
+    axis.axvline(threshold, color="#444444", linewidth=0.8, linestyle="--")
+    axis.set(xlabel="threshold (of 255)", ylabel="IoU", xlim=(0, 255), ylim=(0, 1.02))
+    axis.legend(fontsize=8)
+    return figure
+
+
+# --- Explainers compared
+
+
+def _mark(own: Look, size: float = 6) -> dict[str, Any]:
+    face = own.colour if own.trained else "white"
+    shape = {"marker": own.marker, "markersize": size, "markeredgewidth": 1.2}
+    return {"color": own.colour, "markerfacecolor": face} | shape
+
+
+def _legend(figure: Figure, names: Iterable[str], lines: bool = False) -> None:
+    """One legend of explainers below all panels."""
+    handles = []
+    for own in looks(names).values():
+        style: Any = ("-" if own.trained else "--") if lines else ""
+        handles.append(Line2D([], [], linestyle=style, label=own.title, **_mark(own, 5)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8)
+
+
+def _better(axis: Axes, corner: str) -> None:
+    """A light note in the corner where the best lies, "upper left" or "lower left"."""
+    y, text, side = (0.98, "↖ better", "top") if corner == "upper left" else (0.02, "↙ better", "bottom")
+    axis.text(0.02, y, text, transform=axis.transAxes, fontsize=8, color="#777777", ha="left", va=side)
+
+
+@styled
+def quality_plane(rows: pd.DataFrame) -> Figure:
+    """AD against IC, a panel per share of the pixels kept, with 95 % intervals; the best lie in the upper left.
+
+    rows: of `scoring.summary`, columns explainer, measure ("AD 100", "IC 100" ...), reproduced, low, high. With
+    controls ("random", "centre") among the explainers there is a second row of panels without them, closer up.
+    """
+    names = list(dict.fromkeys(rows.explainer))
+    close = [name for name in names if name not in ("random", "centre")]
+    shown = [names, close] if close and len(close) < len(names) else [names]
+    found = {(r.explainer, r.measure): (r.reproduced, r.low, r.high) for r in rows.itertuples()}
+    figure, axes = plt.subplots(len(shown), 3, figsize=(7.2, 0.8 + 2.2 * len(shown)), squeeze=False)
+    for (i, line), (k, percent) in itertools.product(enumerate(shown), enumerate((100, 50, 15))):
+        axis = axes[i, k]
+        for name, own in looks(line).items():
+            (x, left, right), (y, bottom, top) = (found[name, f"{measure} {percent}"] for measure in ("AD", "IC"))
+            axis.plot([left, right], [y, y], color=own.colour, linewidth=1)
+            axis.plot([x, x], [bottom, top], color=own.colour, linewidth=1)
+            axis.plot(x, y, linestyle="", zorder=3, **_mark(own))
+        axis.margins(0.08, 0.16)
+        axis.set(title="without controls" if i else f"{percent} % of the pixels")
+        _better(axis, "upper left")
+    for axis in axes[-1]:
+        axis.set_xlabel("AD (%)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("IC (%)")
+    _legend(figure, names)
+    return figure
+
+
+def bands(table: pd.DataFrame, measure: str) -> dict[str, Band]:
+    """Mean score over the share of pixels with its 95 % bootstrap band: {explainer: (shares, mean, low, high)}.
+
+    table: of `scoring.score`, with columns explainer and measure_0, measure_1 ... per image. measure: "insertion" or
+    "deletion", whose columns are equal steps up to all pixels; "morf", "lerf" or another, whose columns are percent.
+    """
+    columns = {int(c.removeprefix(f"{measure}_")): c for c in table if c.startswith(f"{measure}_")}
+    steps = sorted(columns)
+    shares = np.array(steps, dtype=float) * (100 / steps[-1] if measure in ("insertion", "deletion") else 1)
+    found = {}
+    for name, part in table.groupby("explainer", sort=False):
+        values = part[[columns[step] for step in steps]].to_numpy(dtype=float)
+        found[name] = shares, values.mean(0), *bootstrap(values)
+    return found
+
+
+@styled
+def perturbation_curves(curves: Mapping[str, Mapping[str, Band]]) -> Figure:
+    """Mean score of the class over the share of pixels, with 95 % bands.
+
+    curves: {"insertion", "deletion", "morf" or "lerf": {explainer: (shares in %, mean, low, high)}}, see `bands`; a
+    panel for each that is given.
+    """
+    count, wide = len(curves), 2 if len(curves) in (2, 4) else min(len(curves), 3)
+    high = -(-count // wide)
+    figure, axes = plt.subplots(high, wide, figsize=(7.2, 0.8 + 2.2 * high), squeeze=False)
+    for axis, (key, lines) in zip(axes.flat, curves.items(), strict=False):
+        _lines(axis, lines)
+        done = "inserted" if key == "insertion" else "removed"
+        axis.set(title=f"{PANELS[key]} ({BETTER[key]} is better)", xlabel=f"pixels {done} (%)")
+        axis.set(xlim=(-3, 103), xticks=range(0, 101, 20), ylim=(0, None))
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    for axis, key in zip(axes[:, 0], list(curves)[::wide], strict=True):
+        axis.set_ylabel("share of predictions that stay" if key in ("morf", "lerf") else "probability")
+    _legend(figure, dict.fromkeys(name for lines in curves.values() for name in lines), lines=True)
+    return figure
+
+
+def _lines(axis: Axes, lines: Mapping[str, Band]) -> None:
+    """{explainer: (x, mean, low, high)} as lines with bands, and about six marks each, not all at the same places."""
+    for i, (name, own) in enumerate(looks(lines).items()):
+        x, mean, low, high = lines[name]
+        every = max(1, round(len(x) / 6))
+        style: dict[str, Any] = {
+            "markevery": (i % every, every),
+            "linestyle": "-" if own.trained else "--",
+            "linewidth": 1.3,
+        }
+        axis.plot(x, mean, **style, **_mark(own, 4))
+        axis.fill_between(x, low, high, color=own.colour, alpha=0.15, linewidth=0)
+
+
+@styled
+def threshold_curves(rows: pd.DataFrame) -> Figure:
+    """AD and IC over the share of the pixels that the mask keeps, with 95 % bands.
+
+    rows: of `scoring.summary` for several fractions, columns explainer, measure ("AD 15" ...), reproduced, low, high.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
+    names = list(dict.fromkeys(rows.explainer))
+    for axis, measure, better in zip(axes, ("AD", "IC"), ("lower", "higher"), strict=True):
+        part = rows[rows.measure.str.startswith(f"{measure} ")]
+        part = part.assign(kept=part.measure.str.split().str[1].astype(float)).sort_values("kept")
+        columns = ["kept", "reproduced", "low", "high"]
+        _lines(axis, {name: tuple(part.loc[part.explainer == name, columns].T.to_numpy()) for name in names})
+        axis.set(xlabel="pixels kept (%)", ylabel=f"{measure} (%)", title=f"{better} is better", ylim=(0, None))
+    _legend(figure, names, lines=True)
+    return figure
+
+
+@styled
+def cost_quality(rows: pd.DataFrame) -> Figure:
+    """Seconds an image (logarithmic) against AD, each mark with its name and forward passes (#FW).
+
+    rows: columns explainer, seconds, passes (of the classifier an image), reproduced, low, high (AD 100 in %).
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 3.8))
+    drawn = list(zip(rows.itertuples(), looks(rows.explainer).values(), strict=True))
+    for row, own in drawn:
+        axis.plot([row.seconds] * 2, [row.low, row.high], color=own.colour, linewidth=1)
+        axis.plot(row.seconds, row.reproduced, linestyle="", zorder=3, **_mark(own))
+    axis.set(xscale="log", xlabel="seconds an image; number beside the name: forward passes (#FW)", ylabel="AD (%)")
+    axis.margins(0.12)
+    _better(axis, "lower left")
+    names = [f"{own.title}, {row.passes:g}" for row, own in drawn]
+    spans = [(row.seconds, row.low, row.reproduced, row.high) for row, _ in drawn]
+    _label(figure, axis, names, spans, [own.colour for _, own in drawn])
+    return figure
+
+
+def _label(
+    figure: Figure,
+    axis: Axes,
+    names: Sequence[str],
+    spans: Sequence[tuple[float, float, float, float]],
+    colours: Sequence[str],
+) -> None:
+    """Write the names beside marks with intervals, (x, low, y, high), so that they cover none of them nor each other.
+
+    A name that has to stand away from its mark is led to it by a thin line. The same figure is the same file: the
+    rounds of moving are limited, not the time. Limits and scales of the axes have to be final.
+    """
+    figure.draw_without_rendering()  # fixes the layout, in which they are moved
+    point, to, back = figure.dpi / 72, axis.transData.transform, axis.transData.inverted().transform
+    marks = [to([(x, low), (x, y), (x, high)]) for x, low, y, high in spans]
+    covered = [Bbox([(x - 5 * point, y - 5 * point), (x + 5 * point, y + 5 * point)]) for _, (x, y), _ in marks]
+    covered += [Bbox([(x - 2 * point, low), (x + 2 * point, high)]) for (x, low), _, (_, high) in marks]
+    frame = axis.get_window_extent()
+
+    def cover(text: Text) -> int:
+        box = text.get_window_extent()
+        return box.count_overlaps(covered) + 10 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+
+    texts = []
+    for name, (_, (x, y), _), colour in zip(names, marks, colours, strict=True):
+        sides = []
+        for away, ha in ((7, "left"), (-7, "right")):
+            place = back((x + away * point, y)).tolist()
+            sides.append(axis.text(place[0], place[1], name, fontsize=8, color=colour, ha=ha, va="center"))
+        best, other = sorted(sides, key=cover)
+        other.remove()
+        texts.append(best)
+    x, _, y, _ = zip(*spans, strict=True)
+    line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 4}
+    rules = {"avoid_self": False, "explode_radius": 0, "expand": (1.02, 1.15), "force_static": (0.1, 0.3)}
+    lead = {"target_x": x, "target_y": y, "arrowprops": line, "min_arrow_len": 12 * point}
+    objects = [Bbox(back(box.get_points())) for box in covered]
+    adjust_text(texts, objects=objects, ax=axis, iter_lim=1000, **rules, **lead)

@@ -1,0 +1,178 @@
+"""Charts draw the marks, lines and values that they were given, in the same look everywhere."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lficam.data.papers import published_iou
+from lficam.metrics import statistics
+from lficam.metrics.conventions import CONVENTIONS
+from lficam.plots import charts, pictures, style
+from lficam.training.lr_range import LRRange
+
+NAMES = ["tame", "grad-cam", "random"]
+
+
+def history(*terms):
+    return [{"epoch": e} | {f"{s}_{t}": 1.0 / e for s in ("train", "validation") for t in terms} for e in (1, 2, 3)]
+
+
+@pytest.fixture
+def rows():
+    """As `scoring.summary`: AD and IC of three explainers at three shares."""
+    return pd.DataFrame(
+        {"explainer": name, "measure": f"{m} {p}", "reproduced": v, "low": v - 2, "high": v + 3, "N": 9}
+        for i, name in enumerate(NAMES)
+        for p in (100, 50, 15)
+        for m, v in (("AD", 10 + 20 * i + (100 - p) / 10), ("IC", 40 - 10 * i - (100 - p) / 10))
+    )
+
+
+def shown(axis):
+    """Points drawn with a mark."""
+    return [tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() not in ("None", "")]
+
+
+def test_trainings():
+    full, ce = history("loss", "cross_entropy", "area", "variation"), history("loss")
+    axes = charts.loss_terms({"tame": full, "l-cam-img-ce": ce}).axes
+    assert [axis.get_title() for axis in axes] == ["cross-entropy", "area", "variation"]
+    assert [len(axis.lines) for axis in axes] == [4, 2, 2]  # cross-entropy alone has no other term
+    assert axes[0].lines[0].get_ydata().tolist() == [1.0, 0.5, 1 / 3]
+    loss, accuracy = charts.training_curves({"abn": history("loss", "accuracy")}).axes
+    assert [line.get_linestyle() for line in loss.lines] == [":", "-"]
+    assert accuracy.lines[1].get_ydata() == pytest.approx([100, 50, 100 / 3])
+
+
+def test_lr_curve_marks_the_suggestion():
+    lrs = [1e-4, 1e-3, 1e-2, 1e-1]
+    found = LRRange(lrs, [4.0, 3.5, 2.0, 9.0], [4.0, 3.0, 2.0, 5.0], 1e-3)
+    (axis,) = charts.lr_curve({"tame": found}).axes
+    assert axis.get_xscale() == "log"
+    assert axis.lines[2].get_xdata()[0] == 1e-3
+    assert len(charts.lr_curve({"tame": found._replace(suggestion=None)}).axes[0].lines) == 2
+
+
+def test_intervals(rows):
+    panels = charts.intervals(rows, {"AD 50": "drop", "IoU": "not measured"})
+    assert panels == {"drop": {name: (15.0 + 20 * i, 13.0 + 20 * i, 18.0 + 20 * i) for i, name in enumerate(NAMES)}}
+    (axis,) = charts.interval_dots(panels).axes
+    assert shown(axis) == [(15, 0), (35, 1), (55, 2)]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["TAME", "Grad-CAM", "random (control)"]
+
+
+def test_convention_bars():
+    table = pd.DataFrame(
+        {
+            "convention": k,
+            "description": c.description,
+            "reproduced": 10.0 * i,
+            "low": 10.0 * i - 1,
+            "high": 10.0 * i + 2,
+        }
+        for i, (k, c) in enumerate(CONVENTIONS.items(), start=1)
+    )
+    (axis,) = charts.convention_bars(table).axes
+    assert [x for x, _ in shown(axis)] == [10.0 * i for i in range(1, 9)]
+    assert [line.get_marker() for line in axis.lines].count("D") == 1  # the papers'
+    assert [text.get_text() for text in axis.texts][:2] == ["10.0", "20.0"]
+
+
+def overlap(models, seed, centre):
+    """What `overlap.consensus` gives, of made-up numbers."""
+    values = np.random.default_rng(seed).normal(centre, 0.04, models * (models - 1) // 2)
+    names = [f"model {k}" for k in range(1, models + 1)]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    found = [(a, b, v, v - 0.02, v + 0.02) for (a, b), v in zip(pairs, values, strict=True)]
+    found.append(("all pairs", "", values.mean(), values.mean() - 0.02, values.mean() + 0.02))
+    return pd.DataFrame(found, columns=["base", "target", "iou", "low", "high"])
+
+
+@pytest.mark.parametrize("models", [2, 5])
+def test_iou_between_models(models):
+    ours = {("abn", "CIFAR-10"): overlap(models, 0, 0.3), ("lfi-cam", "photo-digits"): overlap(models, 1, 0.6)}
+    left, right = charts.iou_between_models(ours, published_iou()).axes
+    assert [len(line.get_xdata()) for line in left.lines].count(5) >= 6
+    assert len(right.patches) == 6 + 2
+    line, rest = charts._neighbours(ours["abn", "CIFAR-10"])  # every pair once
+    assert sorted(line + rest) == sorted(ours["abn", "CIFAR-10"].iou[:-1])
+    assert len(line) == (1 if models == 2 else models)
+
+
+def test_iou_curve():
+    x = np.arange(0, 256, 15)
+    (axis,) = charts.iou_curve(dict.fromkeys(("abn", "lfi-cam"), (x, x / 300, x / 310, x / 290)), 100).axes
+    assert len(axis.collections) == 2
+
+
+def test_quality_plane(rows):
+    figure = charts.quality_plane(rows)
+    assert len(figure.axes) == 6  # the lower three without the control
+    assert shown(figure.axes[0]) == [(10, 40), (30, 30), (50, 20)]
+    assert shown(figure.axes[5]) == [(18.5, 31.5), (38.5, 21.5)]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [8, 13]  # the interval
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["TAME", "Grad-CAM", "random (control)"]
+    assert len(charts.quality_plane(rows[rows.explainer != "random"]).axes) == 3
+
+
+def test_bands():
+    torch.manual_seed(0)
+    values = torch.rand(40, 3).double().numpy()
+    table = pd.DataFrame(values, columns=["insertion_0", "insertion_1", "insertion_2"])
+    table = table.assign(explainer=["tame"] * 20 + ["rise"] * 20, morf_10=values[:, 0], morf_90=values[:, 1])
+    shares, mean, low, high = charts.bands(table, "insertion")["rise"]
+    assert shares.tolist() == [0, 50, 100]
+    np.testing.assert_allclose(mean, values[20:].mean(0))
+    np.testing.assert_allclose([low[1], high[1]], statistics.bootstrap(values[20:, 1]), atol=0.02)
+    assert charts.bands(table, "morf")["tame"][0].tolist() == [10, 90]
+
+
+def test_curves(rows):
+    line = np.array([0.0, 50, 100]), np.array([0.1, 0.5, 0.8]), np.array([0, 0.4, 0.7]), np.array([0.2, 0.6, 0.9])
+    curves = {key: dict.fromkeys(NAMES, line) for key in ("insertion", "deletion", "morf", "lerf")}
+    axes = charts.perturbation_curves(curves).axes
+    assert [axis.get_title() for axis in axes][:2] == ["insertion (higher is better)", "deletion (lower is better)"]
+    assert [(len(axis.lines), len(axis.collections)) for axis in axes] == [(3, 3)] * 4
+    assert axes[3].lines[0].get_ydata().tolist() == [0.1, 0.5, 0.8]
+    assert [line.get_linestyle() for line in axes[0].lines] == ["-", "--", "--"]
+    assert len(charts.perturbation_curves({"lerf": curves["lerf"]}).axes) == 1
+    drop, increase = charts.threshold_curves(rows).axes
+    assert [drop.get_ylabel(), increase.get_ylabel()] == ["AD (%)", "IC (%)"]
+    assert drop.lines[0].get_xydata().tolist() == [[15, 18.5], [50, 15], [100, 10]]
+    assert increase.lines[2].get_ydata().tolist() == [11.5, 15, 20]
+
+
+def crowd():
+    """Explainers that lie close together, as `cost_quality` takes them."""
+    names = ["tame", "grad-cam", "grad-cam++", "l-cam-fm", "ablation-cam", "rise", "tame, 1 layer"]
+    rows = pd.DataFrame({"explainer": names, "seconds": [0.004, 0.0045, 0.0037, 0.0042, 0.0062, 0.11, 0.0041]})
+    rows = rows.assign(passes=[1, 1, 1, 1, 64, 200, 1], reproduced=[18.0, 59, 52, 53, 56, 23, 19])
+    return rows.assign(low=rows.reproduced - 3, high=rows.reproduced + 4)
+
+
+def test_names_of_a_scatter_plot_cover_nothing_and_stay_where_they_are(tmp_path):
+    figures = [charts.cost_quality(crowd()) for _ in range(2)]
+    for k, figure in enumerate(figures):
+        pictures.save(figure, tmp_path / str(k), "cost")
+    for kind in ("png", "svg", "pdf"):
+        first, second = ((tmp_path / str(k) / f"cost.{kind}").read_bytes() for k in range(2))
+        assert first == second
+    (axis,) = figures[0].axes
+    assert axis.get_xscale() == "log"
+    assert shown(axis) == list(zip(crowd().seconds, crowd().reproduced, strict=True))
+    _, *texts = axis.texts
+    assert [text.get_text() for text in texts][:2] == ["TAME, 1", "Grad-CAM, 1"]
+    boxes, frame = [text.get_window_extent() for text in texts], axis.get_window_extent()
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert not any(box.contains(*axis.transData.transform(point)) for box in boxes for point in shown(axis))
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_explainers_look_alike_everywhere_and_differ_from_each_other():
+    every = [name for name, look in style.LOOKS.items() if look.marker] + ["tame, 1 layer", "tame-no-skip", "mine"]
+    found = style.looks(every)
+    assert len({look[1:] for look in found.values()}) == len(every)
+    assert style.looks(["rise"])["rise"] == found["rise"]
+    assert found["tame, 1 layer"].colour == found["tame"].colour
+    assert (found["mine"].title, found["mine"].colour) == ("mine", style.OTHER)

@@ -23,7 +23,7 @@ class InputError(ValueError):
     """
 
 
-def reason(error, limit=120):
+def reason(error: BaseException, limit: int = 120) -> str:
     """The first line of what an error says, its kind where it says nothing: for the middle of a sentence.
 
     >>> reason(EOFError())
@@ -47,7 +47,7 @@ def choose(kind: str, name: typing.Any, known: Collection) -> typing.Any:
     raise InputError(f"Unknown {kind} {name!r}: {hint}")
 
 
-def check_fields(settings):
+def check_fields(settings: typing.Any) -> None:
     """Raise `InputError` when a field of a dataclass instance is not of its annotated type.
 
     Annotations are plain types, or tuples of one type as ``tuple[int, ...]``. An int is accepted where a float
@@ -65,14 +65,14 @@ def check_fields(settings):
             raise InputError(wrong_type(name, kind, value))
 
 
-def is_a(value, kind):
+def is_a(value: typing.Any, kind: type) -> bool:
     """Whether value is of that type; int passes for float, bool does not pass for a number."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def check_numbers(**given):
+def check_numbers(**given: typing.Any) -> None:
     """Raise `InputError` for a size, count, seed, num_classes, batch_size or workers that cannot be; None is not given.
 
     >>> check_numbers(size=32, count=None)
@@ -84,14 +84,14 @@ def check_numbers(**given):
             raise InputError(f"{what} must be a whole number {limits}, not {value!r}.")
 
 
-def positive(name, value):
+def positive(name: str, value: typing.Any) -> int:
     """The value, if it is a whole number of at least 1; else `InputError`."""
     if not is_a(value, int) or value < 1:
         raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}.")
     return value
 
 
-def wrong_type(name, kind, value):
+def wrong_type(name: str, kind: type, value: typing.Any) -> str:
     """The sentence for a value of the wrong type."""
     text = f"{name}: expected {getattr(kind, '__name__', kind)}, got {type(value).__name__} {value!r}"
     if isinstance(value, str) and kind is float:

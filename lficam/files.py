@@ -1,11 +1,16 @@
-"""Where things lie, the one way of writing a file, alone, and how much of the machine is ours."""
+"""Where things lie, the one way of writing a file or a folder, alone, and how much of the machine is ours."""
 
 import contextlib
 import errno
 import io
 import os
+import platform
+import re
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from .errors import InputError
 
@@ -14,10 +19,11 @@ PAPERS = ("abn_top1_error", "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_m
 TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
 FULL = errno.ENOSPC, errno.EDQUOT
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
-_HELD: set[str] = set()  # by this process, which its own locks do not keep out
+_OURS = secrets.token_hex(4)  # an earlier process may have had this one's number
+_HELD: set[Path] = set()  # by this process, which its own locks do not keep out
 
 
-def root():
+def root() -> Path:
     """The project folder: ``$LFICAM_HOME``, else the nearest one upward with notebooks/profiles, else the current."""
     if home := os.environ.get("LFICAM_HOME"):
         return Path(home).resolve()
@@ -25,7 +31,12 @@ def root():
     return next((p for p in (here, *here.parents) if (p / "notebooks" / "profiles").is_dir()), here)
 
 
-def table(name):
+def short(path: Path) -> Path:
+    """A path for reading: below the project where it is."""
+    return path.relative_to(root()) if path.is_relative_to(root()) else path
+
+
+def table(name: str) -> Path:
     """The path of one of `TABLES`, wherever the package is. Raises `InputError` where the installation has lost it."""
     path = PACKAGE / "data" / "tables" / name
     if not path.is_file():
@@ -38,7 +49,7 @@ class _File(io.FileIO):
 
     refused = False
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:
@@ -47,7 +58,7 @@ class _File(io.FileIO):
 
 
 @contextlib.contextmanager
-def atomic(path, mode="wb"):
+def atomic(path: Path | str, mode: str = "wb") -> Iterator[IO]:
     """Open a file that appears under its name only when it is whole; an earlier file stays until then.
 
     Raises `InputError` when the file cannot be opened, written or put in place; any other error of the body passes
@@ -76,7 +87,7 @@ def atomic(path, mode="wb"):
         temporary.unlink(missing_ok=True)
 
 
-def refused(path, error):
+def refused(path: Path | str, error: OSError) -> InputError:
     """The `InputError` for an `OSError` of writing to `path`."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         file = next((above for above in Path(path).parents if above.is_file()), path)
@@ -85,7 +96,7 @@ def refused(path, error):
     return InputError(f"Cannot write {path}: {error.strerror or error}{kept}. {advice(error)}")
 
 
-def advice(error):
+def advice(error: OSError) -> str:
     """What to do about an `OSError` of writing: room helps against a full disk alone."""
     if error.errno in FULL:
         return "Free some space or choose another folder."
@@ -95,7 +106,7 @@ def advice(error):
 
 
 @contextlib.contextmanager
-def locked(path, todo="wait for it, or give another file"):
+def locked(path: Path | str, todo: str = "wait for it, or give another file") -> Iterator[None]:
     """Nobody else writes the file meanwhile; `InputError` when somebody does (and what `todo`), or the folder refuses.
 
     The lock, PATH.lock, belongs to the process alone: processes that read images do not keep it when the run is killed.
@@ -123,7 +134,7 @@ def locked(path, todo="wait for it, or give another file"):
         file.close()
 
 
-def _lock(path):
+def _lock(path: Path) -> IO:
     while True:
         file = path.open("a")
         try:
@@ -141,7 +152,52 @@ def _lock(path):
         file.close()
 
 
-def cores():
+def staging(folder: Path) -> Path:
+    """The name of a folder beside `folder` that belongs to this process on this machine."""
+    return folder.with_name(f".{folder.name}.{_host()}.{os.getpid()}-{_OURS}")
+
+
+def swap(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`; whatever happens, one of the two stands there."""
+    old = Path(f"{staging(folder)}.old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from `folder` what dead processes of this machine left, and finish a swap that was cut."""
+    for path in folder.glob(".*"):
+        match = re.fullmatch(rf"\.(.+)\.{_host()}\.(\d+)(?:-(\w+))?(\.old)?", path.name)
+        if not match or (match[3] == _OURS if int(match[2]) == os.getpid() else _alive(int(match[2]))):
+            continue
+        if match[4] and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", platform.node()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def cores() -> int:
     """How many processor cores this process may use, as the system, a container's quota and Slurm say."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     limits += [int(os.environ.get("SLURM_CPUS_PER_TASK") or limits[0])]

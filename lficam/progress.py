@@ -9,22 +9,24 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, Self, TextIO
 
 EVERY = 30.0  # seconds between two plain lines
 
 
-def headless():
+def headless() -> bool:
     """Whether nobody watches: LFICAM_HEADLESS is set, or this is no notebook kernel."""
     ipython = sys.modules.get("IPython")
     return bool(os.environ.get("LFICAM_HEADLESS")) or not hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
-def first():
+def first() -> bool:
     """Whether this is the first of the processes that a launcher has started, or the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def say(text, stream=None):
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print one line at once, even into a pipe; of several processes that train together the first alone does."""
     if stream is None and not first():
         return
@@ -37,21 +39,29 @@ class Progress:
     initial: what an earlier, interrupted run had done; it does not enter the rate. clock, stream: for tests.
     """
 
-    def __init__(self, total, label, initial=0, every=EVERY, clock=time.monotonic, stream=None):
+    def __init__(
+        self,
+        total: int | None,
+        label: str,
+        initial: int = 0,
+        every: float = EVERY,
+        clock: Callable[[], float] = time.monotonic,
+        stream: TextIO | None = None,
+    ) -> None:
         self.total, self.label, self.initial, self.n = total, label, initial, initial
         self.every, self.clock, self.stream = every, clock, stream
-        self.values = {}
+        self.values: dict[str, Any] = {}
         self.started = self.printed = clock()
         self.widget = None if headless() or not importlib.util.find_spec("ipywidgets") else self._widget()
 
-    def _widget(self):
+    def _widget(self) -> Any:
         from tqdm.notebook import tqdm
 
         bar = tqdm(total=self.total, desc=self.label, initial=self.initial)
         bar.container.children[0].layout.flex = "0 0 auto"  # else a label of several words breaks around the bar
         return bar
 
-    def update(self, n=1, **values):
+    def update(self, n: int = 1, **values: Any) -> None:
         """Count n more; values (loss=0.3) are shown beside the count."""
         self.n += n
         self.values |= values
@@ -63,7 +73,7 @@ class Progress:
             self.printed = self.clock()
             say(self.line(), self.stream)
 
-    def line(self, last=False):
+    def line(self, last: bool = False) -> str:
         """The state as one line of text."""
         seconds, done = self.clock() - self.started, self.n - self.initial
         parts = [f"{self.label}: {self.n}" + (f"/{self.total}" if self.total else "")]
@@ -78,21 +88,21 @@ class Progress:
         shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.values.items())
         return ", ".join([*parts, *shown])
 
-    def close(self):
+    def close(self) -> None:
         """Show the final state."""
         if self.widget is not None:
             self.widget.close()
         else:
             say(self.line(last=True), self.stream)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def rate(per_second):
+def rate(per_second: float) -> str:
     """A speed for reading: 410/s, 2.5/s, or 12 s each.
 
     >>> rate(410.3), rate(0.25)
@@ -103,7 +113,7 @@ def rate(per_second):
     return f"{per_second:.{0 if per_second >= 10 else 1}f}/s"
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """A time for reading.
 
     >>> duration(8), duration(200), duration(7500)

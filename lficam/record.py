@@ -6,11 +6,15 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, files
 
+if TYPE_CHECKING:
+    import torch
 
-def provenance():
+
+def provenance() -> dict[str, Any]:
     """Command, commit, whether files differ from it, and versions: what a reader needs to repeat a run."""
     script = Path(sys.argv[0])
     started = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
@@ -23,17 +27,17 @@ def provenance():
     }
 
 
-def _version(package):
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 
-def _git(*command):
+def _git(*command: str) -> str:
     """What git says of the checkout that this code is; "" where it is none, even if some other one is around it."""
     home = files.PACKAGE.parent
-    options = {"cwd": home, "capture_output": True, "text": True, "timeout": 20, "check": True}
+    options: Any = {"cwd": home, "capture_output": True, "text": True, "timeout": 20, "check": True}
     try:
         top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.removesuffix("\n")
         return subprocess.run(["git", *command], **options).stdout.strip() if Path(top).samefile(home) else ""
@@ -41,7 +45,7 @@ def _git(*command):
         return ""
 
 
-def describe(device):
+def describe(device: "torch.device | str") -> str:
     """The processor by name, with the number of threads for a CPU."""
     import torch
 

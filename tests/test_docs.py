@@ -23,7 +23,7 @@ import lficam
 from lficam import cli, files
 from lficam.data import datasets, sources
 from lficam.explainers import convert, mechanism, registry
-from lficam.lab.notebooks import finished, kernel, run
+from lficam.lab.notebooks import kernel, run
 from lficam.metrics import evaluation, measures
 from lficam.models import attention, checkpoints
 from lficam.models.registry import builder
@@ -177,11 +177,11 @@ def check_names(arguments):
     backbone = getattr(arguments, "backbone", None)
     if backbone and not backbone.endswith(".pt") and not backbone.startswith("timm/"):
         assert builder(backbone) or backbone in models.list_models(module=models)
-    if arguments.call is cli.run_notebooks:
+    if arguments.call is cli.lab.run_notebooks:
         for name in arguments.notebooks:
-            run.prepare(name, arguments.profile, cli._values("--set", arguments.set))
-    if arguments.call in (cli.train_model, cli.find_lr):
-        assert cli._job(arguments)
+            run.prepare(name, arguments.profile, cli.values_of("--set", arguments.set))
+    if arguments.call in (cli.models.train_model, cli.models.find_lr):
+        assert cli.models.job_of(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -251,17 +251,23 @@ def generator():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_generated_parts_are_current(page):
     text = page.read_text(encoding="utf-8")
-    assert finished.page_tables(text, ROOT / "figures") == text, "run `lficam publish`"
     assert generator().fill(text) == text, "run `python tools/docs.py`"
 
 
-def test_the_reference_has_the_public_names():
+def test_the_reference_has_the_public_names(tmp_path):
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in lficam.__all__:
         assert f"\n### {name}\n" in text
     made = generator().fill("<!-- api: maps.span -->\nold\n<!-- end -->")
     assert "lficam.maps.span(x: Tensor)\n    Maximum minus minimum" in made
     assert "old" not in made
+    (tmp_path / "smoke" / "01").mkdir(parents=True)
+    (tmp_path / "smoke" / "01" / "a.csv").write_text("method|s,reproduced\n|x|,-0.5\ny,\n")
+    (tmp_path / "smoke" / "01" / "record.json").write_text(
+        '{"tables": [{"file": "a.csv", "digits": {"reproduced": 2}}]}'
+    )
+    page = generator().fill("<!-- smoke:01/a.csv -->\n<!-- end -->", tmp_path)
+    assert page.split("\n")[1:-1] == [r"| method\|s | reproduced |", "| --- | --- |", r"| \|x\| | −0.50 |"]
     assert "Frozen(network: nn.Module, mean: Scale, " in generator().entry("explainers.frozen.Frozen")
 
 
@@ -288,8 +294,8 @@ def test_the_citation_is_of_this_version_and_the_five_papers():
 def killed(home):  # noqa: ARG001
     """The runner's part of it; that the kernel's death is noticed is tested in test_run.py."""
 
-    def dies(self, plan, folder):
-        shutil.copy(plan.source, folder)
+    def dies(self, prepared, folder):
+        shutil.copy(prepared.source, folder)
         self.process = SimpleNamespace(poll=lambda: -signal.SIGKILL)
         raise RuntimeError("Kernel died")
 

@@ -40,13 +40,6 @@ def test_one_line_per_half_minute_and_one_at_the_end(progress):
     ]
 
 
-def test_quick_work_prints_one_line():
-    stream = io.StringIO()
-    with Progress(3, "counting", stream=stream, clock=Clock()) as bar:
-        bar.update(3)
-    assert stream.getvalue() == "counting: 3/3, took 0 s\n"
-
-
 def test_what_an_earlier_run_did_is_not_in_the_rate():
     clock, stream = Clock(), io.StringIO()
     with Progress(100, "x", initial=50, every=1, clock=clock, stream=stream) as bar:

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from lficam.lab.notebooks import run
-from lficam.lab.notebooks.finished import read_record
 from lficam.lab.notebooks.parameters import read_defaults
+from lficam.lab.report.records import read_record
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

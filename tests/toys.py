@@ -18,11 +18,12 @@ record = {"notebook": NAME, "profile": profile, "command": os.environ["LFICAM_CO
 """
 
 
-def toy(home, name="01_toy", cells=None, parameters=PARAMETERS, settings="", tags=("parameters",)):
-    """A notebook and its file in the profile smoke."""
+def toy(home, name="01_toy", cells=None, parameters=PARAMETERS, settings="", tags=("parameters",), **tagged):
+    """A notebook and its file in the profile smoke. tagged: cells by their tags, as jobs="jobs = {}"."""
     new = nbformat.v4
     head = [new.new_markdown_cell("# A toy <title>")]
     head += [new.new_code_cell(parameters, metadata={"tags": [tag]}) for tag in tags]
+    head += [new.new_code_cell(cell, metadata={"tags": [tag]}) for tag, cell in tagged.items()]
     cells = [RECORD.replace("NAME", repr(name))] if cells is None else cells
     book = new.new_notebook(cells=[*head, *(new.new_code_cell(cell) for cell in cells)])
     profile = home / "notebooks" / "profiles" / "smoke"

@@ -1,36 +1,83 @@
-"""Make the generated parts of the documentation anew, from docstrings and from data/*.csv:
+"""Make the generated parts of the pages anew, from docstrings, from data/*.csv and from the published results:
 
     python tools/docs.py
 
-A page says itself what it shows, between `<!-- api: NAMES -->` or `<!-- csv: FILE [BEGINNING ...] -->` and
-`<!-- end -->`: names within lficam, as `training.jobs.train`; a file, of which only the rows are shown that begin so.
-Tables of results are filled by `lficam publish`.
+A page says itself what it shows, between one of these lines and `<!-- end -->`:
+
+    <!-- api: NAMES -->                names within lficam, as `training.jobs.train`
+    <!-- csv: FILE [BEGINNING ...] --> a file; with beginnings only the rows that begin so
+    <!-- PROFILE:NOTEBOOK/TABLE.csv -->  a table of figures/; of one with a column "reproduced" the rows that were
 """
 
 import ast
 import csv
 import importlib
 import inspect
+import json
 import re
 import sys
 import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
-
-def fill(text):
-    """A page's text with every generated block made anew."""
-    makers = {"api": lambda names: "\n".join(map(entry, names.split())), "csv": table}
-
-    def block(match):
-        return f"<!-- {match[1]}: {match[2]} -->\n{makers[match[1]](match[2])}\n<!-- end -->"
-
-    return re.sub(rf"<!-- ({'|'.join(makers)}): (.+?) -->\n.*?<!-- end -->", block, text, flags=re.S)
+BLOCK = re.compile(r"<!-- ([\w-]+):( ?)(\S+(?: \S+)*?) -->\n.*?<!-- end -->", re.S)
 
 
-def entry(name):
+def fill(text: str, figures: Path = ROOT / "figures") -> str:
+    """A page's text with every generated block made anew. Raises `InputError` for a table that was not published."""
+
+    def block(match: re.Match[str]) -> str:
+        kind, space, what = match.groups()
+        made = MAKERS[kind](what) if space and kind in MAKERS else None if space else results(figures / kind / what)
+        return match[0] if made is None else f"<!-- {kind}:{space}{what} -->\n{made}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def results(path: Path) -> str:
+    """A table of a finished notebook, written as on the page of the results."""
+    from lficam.errors import InputError
+    from lficam.lab.report import tables
+
+    try:
+        record = json.loads((path.parent / "record.json").read_bytes())
+        header, rows = tables.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"A page shows {path}, which is not published ({error}): run that notebook.") from None
+    if "reproduced" in header:
+        rows = [row for row in rows if row[header.index("reproduced")]]
+    digits = next(entry.get("digits", {}) for entry in record["tables"] if entry["file"] == path.name)
+    columns = zip(*rows, strict=True)
+    shown = [tables.column(texts, digits.get(name)) for name, texts in zip(header, columns, strict=bool(rows))]
+    return markdown(header, zip(*shown, strict=True))
+
+
+def table(what: str) -> str:
+    """A CSV file of the project; with beginnings after its name only the rows that begin so."""
+    name, *beginnings = what.split()
+    with (ROOT / name).open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    titles = [title.replace("_", " ").replace("authors ", "authors' ") for title in header]
+    return markdown(titles, [row for row in rows if row[0].startswith(tuple(beginnings or [""]))])
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reference(names: str) -> str:
+    """What lficam has under these names."""
+    return "\n".join(map(entry, names.split()))
+
+
+def entry(name: str) -> str:
     """What lficam has under a name, as Markdown: signature, docstring and the methods that a class documents itself."""
     home, _, short = name.rpartition(".")
     try:
@@ -47,13 +94,13 @@ def entry(name):
     return "\n".join([f"### {name}", "", "```text", *lines, "```", "", f"In [{source}](../{source}).", ""])
 
 
-def _described(name, thing):
+def _described(name: str, thing: Any) -> Iterator[str]:
     yield from textwrap.wrap(name + _arguments(thing), 110, subsequent_indent=" " * 8, break_on_hyphens=False)
     for line in inspect.getdoc(thing).splitlines():
         yield f"    {line}".rstrip()
 
 
-def _arguments(thing):
+def _arguments(thing: Any) -> str:
     """The arguments as the source writes them; of a class those of __init__, or the fields."""
     if inspect.ismodule(thing):
         return ""
@@ -72,25 +119,14 @@ def _arguments(thing):
     return f"({ast.unparse(arguments)})"
 
 
-def table(what):
-    """A CSV file of the project as a Markdown table; with beginnings after its name only the rows that begin so."""
-    name, *beginnings = what.split()
-    with (ROOT / name).open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows if row[0].startswith(tuple(beginnings or [""]))]
-    lines = [
-        [title.replace("_", " ").replace("authors ", "authors' ") for title in header],
-        ["---"] * len(header),
-        *rows,
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+MAKERS: dict[str, Callable[[str], str]] = {"api": reference, "csv": table}
 
 
-def main():
+def main() -> None:
     """Write every page whose generated parts have changed."""
     from lficam import files
 
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text(encoding="utf-8")
         if (now := fill(text)) != text:
             with files.atomic(page, "w") as file:

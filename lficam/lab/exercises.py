@@ -1,7 +1,7 @@
 """Answers to the notebooks' exercises, checked against what the code computes."""
 
 
-def check(answer, expected, tolerance=0.02):
+def check(answer: float | None, expected: float, tolerance: float = 0.02) -> str:
     """One sentence on an answer: whether it is there at all (None: not yet), too low, too high, or right.
 
     expected: the number that the notebook computes; tolerance: relative to it. The right number is told once it is met.

@@ -12,7 +12,8 @@ from ..data.datasets import Images
 from ..errors import InputError
 from ..numerics import exact
 from ..progress import Progress
-from .loop import Model, set_rates, sgd, train_batches, train_step
+from .jobs import Job, best_device, relabelled
+from .loop import Model, memory_format, set_rates, sgd, train_batches, train_step
 from .recipes import Recipe
 
 
@@ -91,3 +92,14 @@ def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float | None:
     """A tenth of the learning rate at which the smoothed loss is least: still falling, and at a safe distance."""
     best = int(np.argmin(smoothed)) if smoothed else 0
     return lrs[best] / 10 if best else None
+
+
+def job_range(job: Job, start: float, end: float, steps: int, workers: int = 0) -> LRRange:
+    """The range test of what a job trains, on its training images. Raises `InputError`."""
+    device, images = best_device(), job.images("train", job.train_count)
+    if steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
+        images = images.subset(range(steps * job.recipe.batch_size))
+    with exact(job.recipe.seed):
+        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+    images = relabelled(model, images, workers)
+    return lr_range(model, images, job.recipe, start=start, end=end, steps=steps, workers=workers)

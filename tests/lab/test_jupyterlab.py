@@ -14,22 +14,29 @@ import yaml
 from browser import chromium, keep_screenshot, needs_browser, served
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 NAME = "01_train_lficam"
 TOKEN = "of-this-test"
 PATIENCE = 120_000  # milliseconds
+FEW = {
+    "train_count": 60,
+    "validation_count": 30,
+    "test_count": 20,
+    "examples": 2,
+}  # its results are looked at elsewhere
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the notebooks, in which 01 has the smoke profile's settings, as one would type them."""
+    """A copy of the notebooks, in which 01 has few images and the smoke profile's settings, as one would type them."""
     home = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     path = home / "notebooks" / f"{NAME}.ipynb"
     notebook = nbformat.read(path, 4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    for name, value in yaml.safe_load((home / f"notebooks/profiles/smoke/{NAME}.yaml").read_text()).items():
+    smoke = yaml.safe_load((home / f"notebooks/profiles/smoke/{NAME}.yaml").read_text())
+    for name, value in (smoke | FEW).items():
         cell.source, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value!r}  ", cell.source, flags=re.M)
         assert count == 1
     nbformat.write(notebook, path)

@@ -1,25 +1,16 @@
-"""The real notebooks through the real runner at the `smoke` profile."""
-
-import json
+"""The real notebooks on classifiers, 01, 02 and 06, through the real runner at the `smoke` profile."""
 
 import pandas as pd
 import pytest
 
-from lficam.errors import InputError
-from lficam.lab.notebooks import run
-
+pytestmark = pytest.mark.slow
 NAME = "01_train_lficam"
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    return tmp_path_factory.mktemp("reports")
-
-
-@pytest.fixture(scope="module")
-def record(reports):
-    """Trained anew, so that the test does not depend on what lies in runs/."""
-    return json.loads(run.run(NAME, "smoke", {"fresh": True}, reports=reports).read_text())
+def record(project):
+    """This one trains by itself, in processes of its own."""
+    return project.run(NAME)[NAME]
 
 
 def test_results_of_01(record):
@@ -30,8 +21,8 @@ def test_results_of_01(record):
     assert record["results"]["data"]["train"][0] == 200
 
 
-def test_tables_and_figures_of_01(record, reports):
-    folder = reports / "smoke" / NAME
+def test_tables_and_figures_of_01(record, project):
+    folder = project.reports / NAME
     assert [entry["file"] for entry in record["tables"]] == ["accuracy.csv", "overlap.csv", "faithfulness.csv"]
     assert {entry["file"] for entry in record["figures"]} == {
         "data.png", "curves.png", "maps.png", "inside.png", "summary.png", "faithfulness.png"
@@ -49,33 +40,22 @@ def test_tables_and_figures_of_01(record, reports):
     assert (overlap.N == 100).all()
 
 
-def test_report_of_01(record, reports):
-    page = (reports / "smoke" / "index.html").read_text()
+def test_report_of_01(record, project):
+    page = (project.reports / "index.html").read_text()
     for entry in record["tables"] + record["figures"]:
         assert f"{NAME}/{entry['file']}" in page
-    assert (reports / "smoke" / NAME / f"{NAME}.html").is_file()
-
-
-@pytest.mark.usefixtures("record")
-def test_wrong_data_folder_is_one_sentence_and_earlier_results_stay(reports, tmp_path):
-    before = (reports / "smoke" / NAME / "record.json").read_bytes()
-    nowhere = tmp_path / "nowhere"
-    with pytest.raises(InputError) as caught:
-        run.run(NAME, "smoke", {"dataset": "folder", "data_root": str(nowhere)}, reports=reports)
-    assert str(nowhere) in str(caught.value)
-    assert "Traceback" not in str(caught.value)
-    assert (reports / "smoke" / NAME / "record.json").read_bytes() == before
+    assert (project.reports / NAME / f"{NAME}.html").is_file()
 
 
 @pytest.fixture(scope="module")
-def stability(reports):
-    """02 and 06, in this order: 06 finds the models that 02 trained."""
-    run.run_all(["06_iou", "02_abn_stability"], "smoke", reports=reports)
-    return {n: json.loads((reports / "smoke" / n / "record.json").read_text()) for n in ("02_abn_stability", "06_iou")}
+def stability(project):
+    """02 and 06, which find the same models."""
+    project.train("02_abn_stability")
+    return project.run("02_abn_stability", "06_iou")
 
 
-def test_results_of_02(stability, reports):
-    record, folder = stability["02_abn_stability"], reports / "smoke" / "02_abn_stability"
+def test_results_of_02(stability, project):
+    record, folder = stability["02_abn_stability"], project.reports / "02_abn_stability"
     assert record["results"]["models"] == 8  # two data sets, two methods, two settings
     accuracy = pd.read_csv(folder / "accuracy.csv")
     assert len(accuracy) == 8
@@ -87,8 +67,8 @@ def test_results_of_02(stability, reports):
     assert {f["file"] for f in record["figures"]} == {"stability-photo-digits.png", "stability-photo-digits-2.png"}
 
 
-def test_results_of_06(stability, reports):
-    folder = reports / "smoke" / "06_iou"
+def test_results_of_06(stability, project):
+    folder = project.reports / "06_iou"
     pairs = pd.read_csv(folder / "pairs.csv")
     assert len(pairs) == 2 * 2 * 2 * 2  # data sets, methods, protocols; of two models one pair, and its mean
     assert pairs.iou.between(0, 1).all()
@@ -100,67 +80,3 @@ def test_results_of_06(stability, reports):
     assert set(control.compared) == {"same image", "another image"}
     assert len(pd.read_csv(folder / "masks.csv")) == 8
     assert [f["file"] for f in stability["06_iou"]["figures"]] == ["between-models.png", "threshold.png"]
-
-
-@pytest.fixture(scope="module")
-def explaining(reports):
-    """03 and 04; 04 finds neither's trainings, whose classifier is trained by another recipe at this profile."""
-    run.run_all(["03_lcam", "04_tame"], "smoke", reports=reports)
-    return {n: json.loads((reports / "smoke" / n / "record.json").read_text()) for n in ("03_lcam", "04_tame")}
-
-
-def test_results_of_03(explaining, reports):
-    folder = reports / "smoke" / "03_lcam"
-    scores = pd.read_csv(folder / "scores.csv")
-    ours = scores.dropna(subset=["reproduced"])
-    assert set(ours.classifier) == {"resnet-8", "vgg-8"}
-    assert {"l-cam-img", "l-cam-fm-ce", "no area", "no variation", "own masks", "grad-cam", "centre"} == set(
-        ours[ours.classifier == "resnet-8"].explainer
-    )
-    faithful = {f"{m} {p}" for m in ("AD", "IC") for p in (100, 50, 15)} | {"AG 100"}
-    assert set(ours.measure) == faithful | {"IoU", "energy", "pointing"}
-    assert ((ours.low <= ours.reproduced) & (ours.reproduced <= ours.high)).all()
-    assert (ours.N == 60).all()
-    assert ours.published.isna().all()
-    table = pd.read_csv(folder / "table.csv")
-    assert len(table) == 7 + 4
-    assert {f["file"] for f in explaining["03_lcam"]["figures"]} == {
-        "terms.png", "maps-resnet-8.png", "maps-vgg-8.png", "loss-parts.png", "summary.png", "scenes.png"
-    }  # fmt: skip
-    # One convolution from 64 or 128 maps to 10 classes.
-    assert explaining["03_lcam"]["results"]["parameters"] == {"resnet-8": 650, "vgg-8": 1290}
-
-
-def test_results_of_04(explaining, reports):
-    folder = reports / "smoke" / "04_tame"
-    ours = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
-    assert set(ours.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img", "grad-cam", "centre"}
-    halves = pd.read_csv(folder / "scenes.csv")
-    assert set(halves.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img"}
-    assert halves.reproduced.between(0, 100).all()
-    assert {f["file"] for f in explaining["04_tame"]["figures"]} == {
-        "lr-range.png", "terms.png", "maps.png", "summary.png", "scenes.png"
-    }  # fmt: skip
-
-
-def test_results_of_05(explaining, reports):  # noqa: ARG001 - whose classifier and explainers it finds
-    record = json.loads(run.run("05_ad_ic", "smoke", reports=reports).read_text())
-    folder = reports / "smoke" / "05_ad_ic"
-    table = pd.read_csv(folder / "table.csv")
-    passes = table.set_index("explainer")["#FW"].to_dict()
-    assert passes == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "score-cam": 64, "rise": 20, "random": 0, "centre": 0}
-    scores = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
-    assert {"insertion", "deletion", "MoRF", "LeRF", "IoU", "AD 100"} <= set(scores.measure)
-    assert (scores.N == 12).all()
-    conventions = pd.read_csv(folder / "conventions.csv").set_index("convention")
-    assert len(conventions) == 8
-    papers = scores[(scores.explainer == "l-cam-img") & (scores.measure == "AD 100")].reproduced.item()
-    assert conventions.reproduced["papers"] == pytest.approx(papers, abs=0.01)
-    compared = pd.read_csv(folder / "compare.csv")
-    assert len(compared) == 2 * (len(passes) - 1)
-    assert compared.p.between(0, 1).all()
-    sanity = pd.read_csv(folder / "sanity.csv").set_index("explainer").reproduced
-    assert sanity["centre"] == pytest.approx(1)  # it looks at nothing
-    assert {f["file"] for f in record["figures"]} == {
-        "superimposed.png", "plane.png", "curves.png", "thresholds.png", "cost.png", "conventions.png"
-    }  # fmt: skip

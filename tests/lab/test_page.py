@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from lficam.cli import main
-from lficam.lab.notebooks.finished import publish
 from lficam.lab.report import latex
 from lficam.lab.report.page import write_index
-from lficam.lab.report.reading import difference, reading
+from lficam.lab.report.records import publish
 from lficam.lab.report.results import Report
+from lficam.lab.report.tables import difference, readable
 from lficam.plots import pictures
 
 ROOT = Path(__file__).parents[2]
@@ -94,16 +94,10 @@ def draw():
     return lines, photos
 
 
-@pytest.fixture
-def drawn():
-    yield draw()
-    plt.close("all")
-
-
-@pytest.fixture
-def folder(home, drawn):
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
     """reports/smoke as two notebooks leave it that use the real `Report`."""
-    where = home / "reports" / "smoke"
+    where, drawn = tmp_path_factory.mktemp("reports") / "smoke", draw()
     rows = {
         "dataset": ["A", "B", "C"],
         "backbone": ["r", "r", "r"],
@@ -125,7 +119,14 @@ def folder(home, drawn):
     two.table(pd.DataFrame({HOSTILE: [HOSTILE, "[a"], "n": [1, 2]}), "t", HOSTILE, HOSTILE)
     two.figure(drawn[0], "f", HOSTILE, HOSTILE)
     two.finish("cpu", 3)
+    plt.close("all")
     return where
+
+
+@pytest.fixture
+def folder(home, left):
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(left, home / "reports" / "smoke"))
 
 
 def test_the_page_is_whole(folder):
@@ -138,20 +139,17 @@ def test_the_page_is_whole(folder):
     assert text.count(HOSTILE) >= 6
     assert {level for level, _ in page.tags if re.fullmatch("h[1-6]", level)} == {"h1", "h2", "h3"}
     assert "N = 1000 (list abababababab)" in text
+    whole = (folder / "index.html").read_text()
+    folded = re.search(r"<details><summary>All 100 rows</summary>(.*?)</details>", whole, re.S)
+    assert folded[1].count("<tr>") == 101
     tables = saved(page, ".csv")
     assert tables["01_train_lficam-long.csv"] == (folder / "01_train_lficam" / "long.csv").read_bytes()
     assert saved(page, ".tex")["02_hostile-t.tex"] == (folder / "02_hostile" / "t.tex").read_bytes()
 
 
-def test_a_long_table_is_folded_with_all_its_rows(folder):
-    text = write_index(folder).read_text()
-    folded = re.search(r"<details><summary>All 100 rows</summary>(.*?)</details>", text, re.S)[1]
-    assert folded.count("<tr>") == 101
-
-
 def test_published_beside_reproduced(folder):
     digits = dict.fromkeys(("reproduced", "low", "high", "published"), 1)
-    read = reading(*_csv(folder / "01_train_lficam" / "accuracy.csv"), digits)
+    read = readable(*_csv(folder / "01_train_lficam" / "accuracy.csv"), digits)
     assert read.header == ["dataset", "backbone", "method", "published", "reproduced", "interval", "Δ"]
     assert read.rows == [
         ["A", "r", "abn", "77.5", "78.1", "[77.0, 79.0]", "+0.6"],
@@ -194,12 +192,12 @@ def test_difference(ours, theirs, digits, text):
 
 
 def test_other_tables_are_left_in_their_order():
-    read = reading(["a", "iou", "low", "high", "N"], [["x", "0.5", "0.4", "0.6", "3"], ["y", "0.5", "", "", "4"]])
+    read = readable(["a", "iou", "low", "high", "N"], [["x", "0.5", "0.4", "0.6", "3"], ["y", "0.5", "", "", "4"]])
     assert read.header == ["a", "iou", "interval", "N"]
     assert read.rows == [["x", "0.5", "[0.4, 0.6]", "3"], ["y", "0.5", "—", "4"]]
     assert read.numeric == [False, True, True, True]
-    assert reading(["a", "published", "low"], []).rows == []
-    assert reading([], []).header == []
+    assert readable(["a", "published", "low"], []).rows == []
+    assert readable([], []).header == []
 
 
 def test_failed_and_missing_notebooks_are_marked(folder, home):
@@ -209,11 +207,15 @@ def test_failed_and_missing_notebooks_are_marked(folder, home):
     broken = {"metadata": {"lficam": {"failure": f"it broke {HOSTILE}"}}}
     (folder / "01_train_lficam.failed.ipynb").write_text(json.dumps(broken))
     (folder / "03_dead.failed.ipynb").write_text("[]")
+    (folder / "04_empty").mkdir()
+    (folder / "04_empty" / "record.json").write_text("{")
     page = check_self_contained(write_index(folder))
     text = "".join(page.text)
-    assert "2 of 4 notebooks finished" in text
-    for words in ("Failed: 01_train_lficam, 03_dead. Not run yet: 09_later.", "earlier, finished run", HOSTILE):
-        assert words in text
+    assert "2 of 5 notebooks finished" in text
+    assert "Not usable: its record.json is not JSON" in text
+    assert "Failed: 01_train_lficam, 03_dead, 04_empty. Not run yet: 09_later." in text
+    assert "earlier, finished run" in text
+    assert HOSTILE in text
     assert text.count("The last run failed.") == 2
     assert "Not run yet." in text
 
@@ -269,12 +271,11 @@ def test_figures_are_sharp_or_small(folder):
     assert pictures.width(b"png") is None
 
 
-def test_a_figure_is_the_same_bytes_again(tmp_path):
-    for folder in ("a", "b"):
-        for figure, name in zip(draw(), ("lines", "photos"), strict=True):
-            pictures.save(figure, tmp_path / folder, name)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+def test_a_figure_is_the_same_bytes_again(left, tmp_path):
+    for figure, name in zip(draw(), ("lines", "photos"), strict=True):
+        pictures.save(figure, tmp_path, name)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (left / "01_train_lficam" / path.name).read_bytes(), path.name
     plt.close("all")
 
 

@@ -4,40 +4,40 @@ Operations are counted on tensors without content (device "meta"), by torch's fl
 addition is two. Time follows from operations and what the processor is said to do; else it is unknown.
 """
 
-import dataclasses
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from ... import files
-from ...data import photo_digits
-from ...data.datasets import _DATASETS, ONCE
+from ...data import datasets, photo_digits
 from ...errors import InputError, choose
-from ...explainers import frozen as classifiers
-from ...explainers import learned
+from ...explainers import frozen, learned
 from ...models.imagenet import load
 from ...models.registry import create
 from ...progress import duration
+from ...training.jobs import Job
 from ..notebooks import run
-from ..notebooks.finished import read_record
 from ..notebooks.parameters import read_defaults
+from ..report.records import read_record
 from . import plan
 
+ONCE = f'.venv/bin/python -c "{datasets.ONCE}"'
 IMAGES = {  # in (train, validation), classes, pixels; of other data sets nobody knows before they are there
     "cifar10": (45_000, 5_000, 10, 32),
     "cifar100": (45_000, 5_000, 100, 32),
     "stl10": (4_500, 500, 10, 224),
     "imagenet": (1_281_167, 50_000, 1000, 224),
 }
-FETCH = f'.venv/bin/python -c "{ONCE}"'
 GET = {  # how to get a data set
-    "cifar10": f"{FETCH.format(name='cifar10')} (170 MB)",
-    "cifar100": f"{FETCH.format(name='cifar100')} (170 MB)",
-    "stl10": f"{FETCH.format(name='stl10')} (2.6 GB)",
+    "cifar10": f"{ONCE} (170 MB)",
+    "cifar100": f"{ONCE} (170 MB)",
+    "stl10": f"{ONCE} (2.6 GB)",
     "imagenet": "the ILSVRC 2012 images (on request from their makers, 145 GB) as {root}/train/CLASS/*.JPEG and "
     "{root}/val/CLASS/*.JPEG, or data_root = where they lie",
     "catdog": "photographs of cats and dogs as {root}/train/{{cat,dog}}/*.jpg and {root}/test/{{cat,dog}}/*.jpg",
@@ -52,8 +52,7 @@ ASSUMPTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Operations of an image in training and validation; bytes of the model, kept of an image, and on disk."""
 
     train: int
@@ -63,14 +62,14 @@ class Cost:
     disk: int
 
 
-def overview(profile, tflops=None, efficiency=0.3):
+def overview(profile: str, tflops: float | None = None, efficiency: float = 0.3) -> dict[str, Any]:
     """A profile's steps with their costs, and what is missing, as plain values. Raises `InputError`."""
     if tflops is not None and not (tflops > 0 and 0 < efficiency <= 1):
         raise InputError(f"Expected --tflops above 0 and --efficiency in (0, 1], got {tflops} and {efficiency}.")
     steps, rows = plan.collect(profile), []
     todo = {step.id for step in plan.unfinished(profile, steps)}
     for step in steps:
-        row = {"step": step.id, "kind": step.kind, "title": step.title, "finished": step.id not in todo}
+        row: dict[str, Any] = {"step": step.id, "kind": step.kind, "title": step.title, "finished": step.id not in todo}
         if step.kind == "train":
             row |= _of_training(plan.job_of(step.values["job"]), tflops and tflops * 1e12 * efficiency)
         elif step.kind == "notebook":
@@ -82,12 +81,14 @@ def overview(profile, tflops=None, efficiency=0.3):
     return {"profile": profile, "steps": rows, "missing": missing(profile), "assumptions": how}
 
 
-def _of_training(job, speed):
-    images = _images(job)
-    cost = images and _cost(job, *images[2:])
-    if not cost:
-        return {"operations": None, "seconds": None, "basis": "unknown"}  # its data would have to be there
-    train, validation = images[:2]
+def _of_training(job: Job, speed: float | None) -> dict[str, Any]:
+    """The cost of a training; speed: operations a second."""
+    unknown = {"operations": None, "seconds": None, "basis": "unknown"}
+    if not (images := _images(job)):
+        return unknown  # its data would have to be there
+    train, validation, classes, size = images
+    if not (cost := _cost(job, classes, size)):
+        return unknown
     recipe = job.recipe
     operations = recipe.epochs * (train * cost.train + validation * cost.validation)
     row = {"operations": operations, "images": recipe.epochs * train, "disk": cost.disk}
@@ -95,7 +96,7 @@ def _of_training(job, speed):
     return row | {"seconds": operations / speed if speed else None, "basis": "estimate" if speed else "unknown"}
 
 
-def _of_notebook(profile, name):
+def _of_notebook(profile: str, name: str) -> dict[str, Any]:
     """What the published run took, with its trainings where they were not finished before."""
     try:
         record = read_record(files.root() / "figures" / profile / name)
@@ -104,38 +105,40 @@ def _of_notebook(profile, name):
     return {"seconds": float(record["seconds"]), "basis": f"measured on {record['device']}"}
 
 
-def _images(job):
+def _images(job: Job) -> tuple[int, int, int, int] | None:
     """(images for training, for validation, classes, size) of a job; None where only its data could tell."""
     if job.dataset in photo_digits.GROUPS:
         train, validation = (photo_digits.counts(job.dataset, split)[0] for split in ("train", "validation"))
-        known = train, validation, len(photo_digits.GROUPS[job.dataset]), 32
+        classes, size = len(photo_digits.GROUPS[job.dataset]), 32
     elif job.dataset in IMAGES:
-        known = IMAGES[job.dataset]
+        train, validation, classes, size = IMAGES[job.dataset]
     else:
         try:
             parts = [job.images(split) for split in ("train", "validation")]
         except InputError:
             return None
-        known = *map(len, parts), len(parts[0].classes), parts[0].size
-    return job.train_count or known[0], job.validation_count or known[1], known[2], job.size or known[3]
+        (train, validation), classes, size = map(len, parts), len(parts[0].classes), parts[0].size
+    return job.train_count or train, job.validation_count or validation, classes, job.size or size
 
 
-def _cost(job, classes, size):
+def _cost(job: Job, classes: int, size: int) -> Cost | None:
     what = job.classifier or job
-    key = json.dumps([what.method if job.classifier else "", what.backbone, what.options], sort_keys=True)
-    own = json.dumps([job.method, job.options, list(job.layers)], sort_keys=True)
-    return _count(key, own, classes, size)
+    kind = what.method if job.classifier else ""
+    return _count(json.dumps([job.method, kind, what.backbone, what.options, job.options, job.layers]), classes, size)
 
 
 @functools.lru_cache(maxsize=64)
-def _count(network, own, classes, size):
-    """The `Cost` of a model on two images without content; None for what cannot be built or run so."""
-    (kind, backbone, settings), (method, options, layers) = json.loads(network), json.loads(own)
+def _count(settings: str, classes: int, size: int) -> Cost | None:
+    """The `Cost` of a model on two images without content; None for what cannot be built or run so.
+
+    settings: JSON of method; kind of classifier ("": of torchvision), backbone and its options; options; layers.
+    """
+    method, kind, backbone, given, options, layers = json.loads(settings)
     try:
         if method in learned.METHODS:
-            base = create(kind, backbone, classes, **settings) if kind else load(backbone, 1000)
-            frozen = classifiers.freeze(base, size=size)
-            model = learned.attach(frozen, method, layers or None, **options)
+            base = create(kind, backbone, classes, **given) if kind else load(backbone, 1000)
+            classifier = frozen.freeze(base, size=size)
+            model = learned.attach(classifier, method, layers or None, **options)
         else:
             model = create(method, backbone, classes, **options)
     except InputError:
@@ -143,9 +146,9 @@ def _count(network, own, classes, size):
     model.to("meta").train()
     pixels = torch.empty(2, 3, size, size, device="meta")
     labels = torch.zeros(2, dtype=torch.long, device="meta")
-    kept = {}
+    kept: dict[int, torch.Tensor] = {}
 
-    def pack(tensor):
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
         kept[id(tensor.untyped_storage())] = tensor
         return tensor
 
@@ -160,45 +163,42 @@ def _count(network, own, classes, size):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
     activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
-    costs = [counter.get_total_flops() // 2 for counter in (training, checking)]
-    return Cost(*costs, fixed=4 * (every + 2 * trained), kept=activations // 2, disk=12 * trained)
+    train, validation = (counter.get_total_flops() // 2 for counter in (training, checking))
+    return Cost(train, validation, fixed=4 * (every + 2 * trained), kept=activations // 2, disk=12 * trained)
 
 
 # --- What is missing
 
 
-def missing(profile):
+def missing(profile: str) -> list[dict[str, str]]:
     """[{what, how}] of data sets and weights that the profile's notebooks name and that are not there."""
-    data_sets, weights = {}, {}
+    found: dict[tuple[str, str], dict[str, str] | None] = {}
     for name in run.profiles()[profile]:
         prepared = run.prepare(name, profile)
         space = read_defaults(prepared.source) | prepared.parameters
-        for data_set in space.get("datasets") or [space.get("dataset")]:
-            data_sets[data_set, space.get("data_root") or ""] = True
+        for data_set in filter(None, space.get("datasets") or [space.get("dataset")]):
+            found[data_set, space.get("data_root", "")] = _data_missing(data_set, space.get("data_root", ""))
         if space.get("pretrained"):
-            weights |= dict.fromkeys(space.get("classifiers") or [space.get("classifier")])
-    found = [_data_missing(*key) for key in data_sets] + [_weights_missing(name) for name in weights]
-    return [entry for entry in found if entry]
+            for network in space.get("classifiers") or [space.get("classifier", "")]:
+                found[network, "weights"] = _weights_missing(network)
+    return [entry for entry in found.values() if entry]
 
 
-def _data_missing(name, root):
-    """How to get a data set; None when it is there, as far as its folder says."""
-    if name is None or name in photo_digits.GROUPS:
+def _data_missing(name: str, root: str) -> dict[str, str] | None:
+    """How to get a data set; None when it can be loaded."""
+    if name in photo_digits.GROUPS:
         return None
-    from ...data import cifar
-
     choose("data set", name, GET)
-    home = files.root() / "data" / "cache"
-    if name in _DATASETS:
-        home = (files.root() / root) if root else home
-        there = (home / _DATASETS[name][0].base_folder).is_dir() or cifar.folder(name, home)
-    else:
-        home = (files.root() / root) if root else home / name
-        there = home.is_dir() and any(home.iterdir())
-    return None if there else {"what": f"{name}, in {home}", "how": GET[name].format(root=home)}
+    try:
+        datasets.load(name, "validation", root=root or None)
+    except InputError:
+        own = name if name in ("imagenet", "catdog", "folder") else ""
+        home = Path(root).expanduser().absolute() if root else files.root() / "data" / "cache" / own
+        return {"what": f"{name}, in {home}", "how": GET[name].format(root=home, name=name)}
+    return None
 
 
-def _weights_missing(name):
+def _weights_missing(name: str) -> dict[str, str] | None:
     """How to get a network's weights; None when torch has them already."""
     if name.startswith("timm/"):
         return None
@@ -216,7 +216,7 @@ def _weights_missing(name):
 # --- For reading
 
 
-def text(found):
+def text(found: dict[str, Any]) -> str:
     """The overview as lines."""
     lines = [f"Profile {found['profile']}: {len(found['steps'])} steps"]
     for row in found["steps"]:
@@ -227,7 +227,7 @@ def text(found):
     return "\n".join([*lines, "how this was estimated:", *(f"  {line}" for line in found["assumptions"])])
 
 
-def _details(row):
+def _details(row: dict[str, Any]) -> str:
     parts = []
     if row.get("operations"):
         parts += [_flop(row["operations"]), f"{row['memory'] / 2**30:.2g} GiB of memory"]
@@ -236,12 +236,12 @@ def _details(row):
     return f": {', '.join(parts)}" if parts else ""
 
 
-def _flop(operations):
+def _flop(operations: float) -> str:
     size, unit = (1e15, "PFLOP") if operations >= 1e15 else (1e12, "TFLOP")
     return f"{operations / size:.3g} {unit}" if operations < 1e18 else f"{operations / size:,.0f} {unit}"
 
 
-def _totals(rows):
+def _totals(rows: Iterable[dict[str, Any]]) -> list[str]:
     train = [row for row in rows if row["kind"] == "train" and not row["finished"]]
     if not train:
         return ["No training is left to do."]

@@ -1,34 +1,37 @@
 """All of a profile: its graph of steps through Snakemake, one line a step, and the report whatever happens.
 
-reports/PROFILE/.graph holds the plan, a marker for each finished step, and the lock: it belongs to the process, so that
-what is killed locks nobody out, and names it. Steps end by themselves when it is gone.
+reports/PROFILE/.graph holds all state: the plan, a marker for each finished step, and what happens (events.jsonl). Who
+reproduces a profile locks that file: the lock belongs to the process, so that what is killed locks nobody out. It also
+holds the other end of Snakemake's and the steps' stdin: when that is closed, be it by SIGKILL, they end.
 """
 
 import contextlib
-import ctypes
+import fcntl
 import importlib.util
-import json
 import os
-import secrets
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from ... import files
 from ...errors import InputError, choose
-from ...progress import duration, say
+from ...files import short
+from ...progress import say
 from ..notebooks import run
-from ..notebooks.parameters import short
+from ..notebooks.kernel import ending
 from ..notebooks.run import RunError
 from . import plan
-from .steps import POLL, open_log
+from .steps import GRACE, POLL, events, last_line, open_log, tell
 
-PATIENCE = 30  # seconds for steps to end after an interruption
 ELSEWHERE = ("--executor", "-e", "--workflow-profile", "--profile")  # Snakemake's, for clusters
 
 
-def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
+def reproduce(
+    profile: str, cores: int | None = None, dry_run: bool = False, wait: bool = False, extra: Sequence[str] = ()
+) -> None:
     """Run what is not finished of a profile; what fails does not stop the rest, and a failed step is tried twice.
 
     cores: by default all of this machine. extra: arguments for Snakemake. wait: for another one of this profile to end.
@@ -37,35 +40,36 @@ def reproduce(profile, cores=None, dry_run=False, wait=False, extra=()):
     """
     if importlib.util.find_spec("snakemake") is None:
         raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")  # `cli` says what to do
-    home = plan.folder(profile)
+    if cores is not None and cores < 1:
+        raise InputError(f"--cores: expected at least 1, got {cores}.")
     choose("profile", profile, run.profiles())
-    with locked(home, wait) as token:
-        path = prepare(profile, cores or files.cores())
-        _, steps = plan.read(path)
-        todo = plan.unfinished(profile, list(steps.values()))
+    home = plan.folder(profile)
+    with alone(home, wait):
+        steps = laid_out(profile, cores or files.cores())
+        todo = plan.unfinished(profile, steps)
         say(f"{len(steps)} steps, {len(steps) - len(todo)} of them finished; logs in {short(home.parent / 'logs')}")
         if dry_run:
             for step in todo:
                 say(f"would run {step.title}")
-            _check_graph(path, home, extra)
+            _check_graph(home, extra)
             return
-        watch = Watch(home, steps, {step.id for step in todo})
-        status, interrupted = _run(_command(path, home, cores, extra), home, token, watch, local=_local(extra))
-        _finish(profile, steps, watch, status, interrupted)
+        story = Story(home, len(steps), len(steps) - len(todo))
+        status, interrupted = _run(_command(home, cores, extra), home, story)
+        _finish(profile, steps, story, status, interrupted)
 
 
-def prepare(profile, cores):
-    """Write the plan of a profile for this machine: who takes how many cores, and whether a GPU. Returns its path."""
+def laid_out(profile: str, cores: int) -> list[plan.Step]:
+    """The plan of a profile, written for this machine: who takes how many cores, and whether a GPU."""
     steps, gpus = plan.collect(profile), len(gpu_names())
     for step in steps:
         whole = cores if step.kind in ("evaluate", "notebook") else step.threads
         step.threads = max(1, min(cores // gpus if gpus else whole, cores))
         step.gpu = int(bool(gpus) and step.kind != "report")
-    plan.read.cache_clear()
-    return plan.write(profile, steps)
+    plan.write(profile, steps)
+    return steps
 
 
-def gpu_names():
+def gpu_names() -> list[str]:
     """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
@@ -75,222 +79,142 @@ def gpu_names():
 
 
 @contextlib.contextmanager
-def locked(home, wait=False):
-    """Nobody else reproduces this profile meanwhile; yields the token by which steps know whose they are.
+def alone(home: Path, wait: bool = False) -> Iterator[None]:
+    """Nobody else reproduces this profile meanwhile; what happens is told anew.
 
     Raises `InputError` naming the process that does, and where the folder cannot be written.
     """
-    import fcntl
-
+    path, told = home / "events.jsonl", False
     try:
         home.mkdir(parents=True, exist_ok=True)
-        file = (home / "lock").open("a+")
+        file = path.open("a")
     except OSError as error:
-        raise files.refused(home / "lock", error) from error
+        raise files.refused(path, error) from error
     with file:
-        told = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
-                if _only_looked_at(file):
-                    time.sleep(0.01)
-                    continue
-                file.seek(0)
-                pid, profile = (file.read().split() or ["unknown"])[0], home.parent.name
-                text = f"`lficam reproduce --profile {profile}` is running already, as process {pid}"
+            except BlockingIOError:
+                pid = next((event["pid"] for event in events(home)), "unknown")
+                text = f"`lficam reproduce --profile {home.parent.name}` is running already, as process {pid}"
                 if not wait:
                     raise InputError(f"{text}: wait for it (--wait), or end it.") from None
                 if not told:
                     say(f"{text}; waiting for it ...")
                 told = True
                 time.sleep(POLL)
-        token = secrets.token_hex(8)
-        _sign(file, f"{os.getpid()} {token}\n")
-        try:
-            yield token
-        finally:
-            _sign(file, f"{os.getpid()}\n")
+            except OSError:  # a file system that has no locks
+                break
+        file.truncate(0)
+        tell(home, "", "began", "")
+        yield
 
 
-def _only_looked_at(file):
-    """Whether the lock is not held, but some step looks just now whether it is (`steps.lifeline`)."""
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return True
-
-
-def _sign(file, text):
-    file.truncate(0)
-    file.write(text)
-    file.flush()
-
-
-def _local(extra):
-    return not any(arg.partition("=")[0] in ELSEWHERE for arg in extra)
-
-
-def _command(path, home, cores, extra):
+def _command(home: Path, cores: int | None, extra: Sequence[str]) -> list[str]:
     """Snakemake's command line. Its own lock would outlive a kill; ours is held."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(files.PACKAGE / "lab" / "graph" / "Snakefile")]
-    command += ["--directory", str(home), "--nolock"]
-    command += ["--keep-going", "--retries", "1", "--rerun-triggers", "mtime", "--rerun-incomplete", "--scheduler"]
-    command += ["greedy", "--quiet", "all", "--nocolor", "--config", f"plan={path}"]
+    command += ["--directory", str(home), "--nolock", "--keep-going", "--retries", "1", "--rerun-triggers", "mtime"]
+    command += ["--rerun-incomplete", "--scheduler", "greedy", "--quiet", "all", "--nocolor"]
+    command += ["--config", f"plan={home / 'plan.json'}"]
     if _local(extra):
         command += ["--cores", str(cores or files.cores()), "--resources", f"gpu={len(gpu_names())}"]
     return [*command, *extra]
 
 
-def _check_graph(path, home, extra):
+def _local(extra: Sequence[str]) -> bool:
+    return not any(arg.partition("=")[0] in ELSEWHERE for arg in extra)
+
+
+def _check_graph(home: Path, extra: Sequence[str]) -> None:
     """Let Snakemake go through the graph without running it; `InputError` with its last word where it does not."""
-    command = [*_command(path, home, None, extra), "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"Snakemake refuses: {_last_line(done.stdout + done.stderr)}")
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process: Any = subprocess.Popen([*_command(home, None, extra), "--dry-run"], **pipes)
+    with process:
+        told = process.stdout.read()
+    if process.returncode:
+        raise InputError(f"Snakemake refuses: {last_line(told) or 'without a word'}")
 
 
-def _last_line(text):
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
+class Story:
+    """What the steps tell, as a line each, and how each stands: {step: its last event}, in order."""
+
+    def __init__(self, home: Path, total: int, done: int) -> None:
+        self.home, self.total, self.done, self.seen = home, total, done, 0
+        self.last: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> None:
+        """Tell what is new."""
+        for event in events(self.home)[self.seen :]:
+            self.seen += 1
+            if event["text"]:
+                self.last.pop(event["step"], None)
+                self.last[event["step"]] = event
+                self.done += event["event"] == "finished"
+                say(f"[{self.done}/{self.total}] {event['text']}")
+
+    def of(self, what: str) -> dict[str, dict[str, Any]]:
+        """The steps that stand so ("started", "finished", "failed", "stopped"), each with its event."""
+        return {name: event for name, event in self.last.items() if event["event"] == what}
 
 
-def _run(command, home, token, watch, local):
+def _run(command: Sequence[str], home: Path, story: Story) -> tuple[int, bool]:
     """Snakemake's exit status, and whether a signal asked for the end."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    if local:
-        environment |= {"LFICAM_RUN": token, "LFICAM_GPUS": ",".join(gpu_names())}
-    log, asked = home.parent / "logs" / "snakemake.log", []
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda *_: asked.append(time.monotonic()))
-    try:
-        with open_log(log) as file:
-            options = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "env": environment}
-            process = subprocess.Popen(command, preexec_fn=_die_with_us(), **options)
-            while process.poll() is None:
-                watch.look()
-                if asked:
-                    _stop(process, home, watch)
-                time.sleep(POLL)
-        watch.look()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if _local(command):
+        environment |= {"LFICAM_LIFELINE": "stdin", "LFICAM_GPUS": ",".join(gpu_names())}
+    asked: list[float] = []
+    with open_log(home.parent / "logs" / "snakemake.log") as log, ending(lambda *_: asked.append(time.monotonic())):
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+        process: Any = subprocess.Popen(command, env=environment, **pipes)
+        while process.poll() is None:
+            story.look()
+            if asked:
+                process.stdin.close()
+                if time.monotonic() > asked[0] + 3 * GRACE:
+                    process.kill()
+            time.sleep(POLL)
+        process.stdin.close()
+        story.look()
     return process.returncode, bool(asked)
 
 
-def _die_with_us():
-    """What a Snakemake calls before it begins, so that it starts no further steps when its caller was killed.
-
-    Linux; elsewhere nothing (None): its steps refuse to start. All is looked up here, since between fork and exec
-    nothing may be loaded.
-    """
-    prctl, caller = getattr(ctypes.CDLL(None), "prctl", None), os.getpid()
-
-    def ask():
-        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != caller:  # it was killed before
-            os._exit(1)
-
-    return prctl and ask
-
-
-def _stop(process, home, watch):
-    """Ask Snakemake to start nothing more and all steps to end (their token is gone); then wait, and at last kill."""
-    with (home / "lock").open("r+") as file:
-        _sign(file, f"{os.getpid()}\n")
-    process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < end:
-        watch.look()
-        time.sleep(POLL)
-    process.kill()
-    process.wait()
-
-
-class Watch:
-    """What the steps tell in events.jsonl, as a line each; keeps which failed, in order: {step: (code, reason)}."""
-
-    def __init__(self, home, steps, todo):
-        self.path, self.steps, self.done, self.at = home / "events.jsonl", steps, len(steps) - len(todo), 0
-        self.failed, self.running = {}, set()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        for old in home.glob("*.failed"):
-            old.unlink()
-
-    def look(self):
-        """Tell what is new."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(self.at)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self.at += len(line)
-                with contextlib.suppress(ValueError, KeyError):  # half a line of a full disk; the markers tell the rest
-                    self._tell(json.loads(line))
-
-    def _tell(self, event):
-        name, what = event["step"], event["event"]
-        title, log = self.steps[name].title, f"{self.path.parents[1].name}/logs/{name}.log"
-        if what == "started":
-            self.running.add(name)
-            text = f"started  {title}" + (" again" if event["attempt"] > 1 else "")
-        elif what == "finished":
-            self.running.discard(name)
-            self.failed.pop(name, None)
-            self.done += 1
-            text = f"finished {title} in {duration(event['seconds'])}"
-        elif what == "stopped":
-            self.running.discard(name)
-            text = f"stopped  {title}"
-        else:
-            self.running.discard(name)
-            self.failed[name] = event["code"], event["reason"]
-            text = f"FAILED   {title}: {event['reason'].rstrip('.')}. See reports/{log}"
-        say(f"[{self.done}/{len(self.steps)}] {text}")
-
-
-def _finish(profile, steps, watch, status, interrupted):
+def _finish(profile: str, steps: Sequence[plan.Step], story: Story, status: int, interrupted: bool) -> None:
     """Mark what could not run, write the report, and raise for the first failure."""
-    home = plan.folder(profile)
-    for name in watch.running if status and not interrupted else ():
-        watch.failed[name] = 3, "its process was killed, most likely memory ran out"
-        say(f"[{watch.done}/{len(steps)}] FAILED   {steps[name].title}: {watch.failed[name][1]}", sys.stderr)
-    if watch.failed and not interrupted:
+    home, titles = story.home, {step.id: step.title for step in steps}
+    for name in story.of("started") if status and not interrupted else ():
+        reason = "its process was killed, most likely memory ran out"
+        tell(home, name, "failed", f"FAILED   {titles[name]}: {reason}", code=3, reason=reason)
+    story.look()
+    failed = story.of("failed")
+    if not interrupted:
         try:
-            _blame(profile, steps, watch.failed)
+            _blame(profile, steps, {name: event["reason"] for name, event in failed.items()})
         except InputError as error:  # which must not hide the first failure
             say(f"lficam: {error}", sys.stderr)
     if page := run.page(home.parent):
         say(f"Report: {short(page)}")
     if interrupted:
         raise RunError("interrupted; the same command continues.", 130)
-    left = len(plan.unfinished(profile, [step for step in steps.values() if step.kind != "report"]))
-    if watch.failed:
-        first, (code, reason) = next(iter(watch.failed.items()))
-        text = f"{len(watch.failed)} of {len(steps)} steps failed and {left - len(watch.failed)} need them"
-        raise RunError(f"{text}; the first: {steps[first].title}: {reason}", code)
+    if failed:
+        left = len(plan.unfinished(profile, steps)) - 1 - len(failed)  # the report is written anew each time
+        name, event = next(iter(failed.items()))
+        text = f"{len(failed)} of {len(steps)} steps failed and {left} need them"
+        raise RunError(f"{text}; the first: {titles[name]}: {event['reason']}", event["code"])
     if status:
         log = home.parent / "logs" / "snakemake.log"
-        told = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+        told = last_line(log.read_text(encoding="utf-8", errors="replace")) or "without a word"
         raise RunError(f"Snakemake ended with status {status}: {told}; see {short(log)}", 1)
 
 
-def _blame(profile, steps, failed):
-    """Leave with every notebook that was not run the reason, for the report."""
-    lost = {name: reason for name, (_, reason) in failed.items()}
-    for step in steps.values():  # in the order of needs
-        cause = next((name for name in step.needs if name in lost), None)
+def _blame(profile: str, steps: Sequence[plan.Step], lost: dict[str, str]) -> None:
+    """Leave with every notebook that was not run the reason, for the report. lost: {step: reason} of what failed."""
+    by_id = {step.id: step for step in steps}
+    for step in steps:  # in the order of needs
+        cause = next((by_id[need] for need in step.needs if need in lost), None)
         if cause is None or step.id in lost or step.kind == "report":
             continue
-        lost[step.id] = lost[cause] if steps[cause].kind != "train" else f"{steps[cause].title} failed: {lost[cause]}"
+        lost[step.id] = lost[cause.id] if cause.kind != "train" else f"{cause.title} failed: {lost[cause.id]}"
         if step.kind == "notebook":
             prepared = run.prepare(step.values["notebook"], profile)
             run.keep(prepared, prepared.source.parent, 1, f"Not run, because {lost[step.id]}")

@@ -1,142 +1,143 @@
-"""One step of the graph, as Snakemake starts it: python -m lficam step PLAN STEP --attempt N.
+"""One step of the graph, as Snakemake starts it: python -m lficam step PLAN STEP.
 
 Two processes: the outer one starts the inner one, which does the work, and tells how it ended even when it was killed;
 it ends it when the `lficam reproduce` that started all is gone. What happens is a line in .graph/events.jsonl.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
+import select
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
+from ... import files
 from ...errors import InputError
-from ...files import atomic, refused
+from ...progress import duration
+from ..notebooks import run
+from ..notebooks.kernel import ending
+from . import plan
 
 POLL = 0.25  # seconds
 STOPPED = 130
-PATIENCE = 10  # seconds that a step has to end before it is killed
+GRACE = 10  # seconds that a step has to end before it is killed
 
 
-def supervise(path, name, attempt=1):
+def supervise(path: str, name: str) -> int:
     """Run a step in a process of its own, which writes to reports/PROFILE/logs/STEP.log. Returns its exit status."""
-    home = Path(path).parent
-    log, failure = home.parent / "logs" / f"{name}.log", home / f"{name}.failed"
-    if attempt > 1 and _told(failure).get("code") == 2:
+    home, title = Path(path).parent, find(path, name)[1].title
+    log = home.parent / "logs" / f"{name}.log"
+    earlier = [event["code"] for event in events(home) if event["step"] == name and event["event"] == "failed"]
+    if 2 in earlier:
         return 2  # wrong input does not get better by trying again
-    if not lifeline(home):
+    if not wanted():
         return STOPPED
-    with _gpu() as environment, open_log(log, attempt) as file:
-        event(home, name, "started", attempt=attempt)
+    with _gpu() as environment, open_log(log, "a" if earlier else "w") as file:
+        tell(home, name, "started", f"started  {title}" + " again" * bool(earlier))
         started = time.monotonic()
-        command = [sys.executable, "-m", "lficam", "step", str(path), name, "--inside"]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment)
-        code = _wait(process, home)
+        options: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-m", "lficam", "step", path, name, "--inside"]
+        code = _wait(subprocess.Popen(command, env=os.environ | environment, **options))
     if code == STOPPED:
-        event(home, name, "stopped")
-        return code
-    if code:
-        reason = cause(code, log)
-        with contextlib.suppress(InputError), atomic(failure, "w") as file:
-            json.dump({"code": code if code > 0 else 3, "reason": reason, "log": str(log)}, file)
-        event(home, name, "failed", code=code if code > 0 else 3, reason=reason, attempt=attempt)
-        return code if code > 0 else 3
-    failure.unlink(missing_ok=True)
-    event(home, name, "finished", seconds=time.monotonic() - started)
-    return 0
+        tell(home, name, "stopped", f"stopped  {title}")
+    elif code:
+        reason, code = cause(code, log), code if code > 0 else 3
+        told = f"FAILED   {title}: {reason.rstrip('.')}. See {files.short(log)}"
+        tell(home, name, "failed", told, code=code, reason=reason)
+    else:
+        tell(home, name, "finished", f"finished {title} in {duration(time.monotonic() - started)}")
+    return code
 
 
-def _wait(process, home):
+def _wait(process: subprocess.Popen) -> int:
     """The status of the process; it is ended when a signal asks for it, or nobody wants it any more."""
-    wanted = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: wanted.append(True))
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(POLL)
-            return STOPPED if wanted else code
-        if wanted or not lifeline(home):
-            process.send_signal(signal.SIGINT)
+    stopped: list[bool] = []
+    with ending(lambda *_: stopped.append(True)):
+        while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            process.wait()
-            return STOPPED
+                code = process.wait(POLL)
+                return STOPPED if stopped else code
+            if stopped or not wanted():
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
+                process.kill()
+                process.wait()
+                return STOPPED
 
 
-def lifeline(home):
-    """Whether the `lficam reproduce` that started this step lives; without one (on a cluster) nobody asks."""
-    token = os.environ.get("LFICAM_RUN")
-    with contextlib.suppress(OSError):
-        return not token or ((home / "lock").read_text().split()[1:] == [token] and _held(home / "lock"))
-    return False
+def wanted() -> bool:
+    """Whether the `lficam reproduce` that started this step lives and does not end: it holds the other end of stdin.
+
+    Where it said that it does not (on a cluster) nobody asks.
+    """
+    return "LFICAM_LIFELINE" not in os.environ or not select.select([0], [], [], 0)[0]
 
 
-def _held(path):
-    import fcntl
-
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def cause(code, log):
+def cause(code: int, log: Path) -> str:
     """Why a step failed: the last line of its log, or the signal that ended it."""
     if code < 0:
         likely = ", most likely memory ran out" if -code == signal.SIGKILL else ""
         return f"it was ended by {signal.Signals(-code).name}{likely}"
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("lficam: ") if lines else f"it ended with status {code} and without a word"
+    told = last_line(log.read_text(encoding="utf-8", errors="replace"))
+    return told or f"it ended with status {code} and without a word"
 
 
-def open_log(log, attempt=1):
-    """The log, to be written; a further attempt goes below the first. Raises `InputError` where the disk refuses."""
+def last_line(text: str) -> str:
+    """The last line that says something, without our name before it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("lficam: ") if lines else ""
+
+
+def open_log(log: Path, mode: str = "w") -> IO[str]:
+    """The log, to be written. Raises `InputError` where the disk refuses."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        return log.open("w" if attempt == 1 else "a", encoding="utf-8")
+        return log.open(mode, encoding="utf-8")
     except OSError as error:
-        raise refused(log, error) from error
+        raise files.refused(log, error) from error
 
 
-def _told(path):
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
+def tell(home: Path, name: str, event: str, text: str, **more: Any) -> None:
+    """Append what happens to a step to events.jsonl; one write, so that lines of several processes do not mix.
 
-
-def event(home, name, what, **more):
-    """Append a line to events.jsonl; one write, so that lines of several processes do not mix."""
-    line = json.dumps({"step": name, "event": what, "pid": os.getpid(), "host": platform.node()} | more) + "\n"
+    text: the line that `lficam reproduce` shows.
+    """
+    facts = {"step": name, "event": event, "text": text, "pid": os.getpid(), "host": platform.node()} | more
     with contextlib.suppress(OSError):  # the markers tell what is done
         descriptor = os.open(home / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, (json.dumps(facts) + "\n").encode())
         finally:
             os.close(descriptor)
 
 
+def events(home: Path) -> list[dict[str, Any]]:
+    """All that was told since `lficam reproduce` began, in order; half a line, as of a full disk, is none."""
+    found, path = [], home / "events.jsonl"
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"step", "event", "text", "pid"} <= event.keys():
+                found.append(event)
+    return found
+
+
 @contextlib.contextmanager
-def _gpu():
+def _gpu() -> Iterator[dict[str, str]]:
     """The environment that shows a step one GPU of LFICAM_GPUS that no other step of this user has."""
     names = [name for name in os.environ.get("LFICAM_GPUS", "").split(",") if name]
-    if not names:
-        yield {}
-        return
-    import fcntl
-
-    folder = own_folder()
-    while True:
+    folder = own_folder() if names else None
+    while folder and wanted():
         for name in names:
             with (folder / f"gpu-{name.replace('/', '-')}").open("w") as file:
                 try:
@@ -146,9 +147,10 @@ def _gpu():
                 yield {"CUDA_VISIBLE_DEVICES": name}
                 return
         time.sleep(POLL)
+    yield {}
 
 
-def own_folder():
+def own_folder() -> Path:
     """A folder beside others' temporary files in which only this user can put anything, a link neither.
 
     Raises `InputError` where somebody else was there before.
@@ -164,49 +166,46 @@ def own_folder():
     return folder
 
 
-def perform(path, name):
-    """The work of a step, in this process; its marker is written when it is truly finished."""
-    from . import plan
+# --- The work itself
 
+
+def find(path: str, name: str) -> tuple[str, plan.Step]:
+    """(profile, step) of a plan. Raises `InputError`."""
     profile, steps = plan.read(path)
     if name not in steps:
         raise InputError(f"{path} has no step {name}.")
-    step = steps[name]
-    facts = {"train": _train, "evaluate": _evaluate, "notebook": _notebook, "report": _report}[step.kind](step, profile)
-    plan.mark(profile, step, **facts)
+    return profile, steps[name]
 
 
-def _train(step, profile):  # noqa: ARG001
+def perform(path: str, name: str) -> None:
+    """The work of a step, in this process; its marker is written when it is truly finished."""
+    profile, step = find(path, name)
+    work = {"train": _train, "evaluate": _evaluate, "notebook": _notebook, "report": _report}[step.kind]
+    plan.mark(profile, step, **work(profile, step.values))
+
+
+def _train(_: str, values: dict[str, Any]) -> dict[str, str]:
     import torch
 
-    from ... import files
     from ...training.jobs import train
-    from . import plan
 
     torch.set_num_threads(1)  # as in `sweep`, so that the bits are the same
-    run = train(plan.job_of(step.values["job"]), **step.values["options"])
-    return {"folder": str(run.folder.relative_to(files.root()))}
+    trained = train(plan.job_of(values["job"]), **values["options"])
+    return {"folder": str(trained.folder.relative_to(files.root()))}
 
 
-def _evaluate(step, profile):
+def _evaluate(profile: str, values: dict[str, Any]) -> dict[str, str]:
     """Execute the notebook's own cells; what they leave on the disk is found by the notebook."""
-    from ..notebooks import run
-    from . import plan
-
-    plan.execute(run.prepare(step.values["notebook"], profile, step.values["overrides"]), ("jobs", "evaluate"))
+    plan.execute(run.prepare(values["notebook"], profile), ("jobs", "evaluate"))
     return {}
 
 
-def _notebook(step, profile):
-    from ..notebooks import run
-    from . import plan
-
-    run.run(step.values["notebook"], profile, step.values["overrides"])
-    return {"record": plan.record_digest(profile, step.values["notebook"])}
+def _notebook(profile: str, values: dict[str, Any]) -> dict[str, str]:
+    run.run(values["notebook"], profile)
+    return {"record": plan.record_digest(profile, values["notebook"])}
 
 
-def _report(step, profile):  # noqa: ARG001
+def _report(profile: str, _: dict[str, Any]) -> dict[str, str]:
     from ..report.page import write_index
-    from . import plan
 
     return {"page": str(write_index(plan.folder(profile).parent))}

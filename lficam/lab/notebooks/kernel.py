@@ -5,48 +5,58 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import TYPE_CHECKING
 
 from ... import files
 
-PATIENCE = 300  # seconds for a kernel to start and for its output to arrive; a busy machine is no failure
+if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpec
+
+    from .run import Prepared
+
+ANSWER = 300  # seconds for a kernel to start and for its output to arrive; a busy machine is no failure
 
 
 class Kernel:
     """The kernel of one run: always this interpreter, whatever kernel is installed as "python3"."""
 
-    def __init__(self):
-        self.process, self.interrupted = None, False
+    def __init__(self) -> None:
+        self.process: Popen | None = None
+        self.interrupted = False
 
-    def execute(self, plan, folder):
+    def execute(self, prepared: "Prepared", folder: Path) -> None:
         """Execute the notebook through papermill; the executed copy in `folder` is saved after every cell."""
         import papermill
 
         logging.getLogger("papermill").addHandler(logging.NullHandler())  # its warnings are our sentences
         papermill.execute_notebook(
-            _verbatim(plan.source),
-            _verbatim(folder / plan.source.name),
-            plan.parameters | {"profile": plan.profile, "output": str(folder)},
+            _verbatim(prepared.source),
+            _verbatim(folder / prepared.source.name),
+            prepared.parameters | {"profile": prepared.profile, "output": str(folder)},
             kernel_name="python3",
             language="python",
-            cwd=plan.source.parent,
+            cwd=prepared.source.parent,
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
-            start_timeout=PATIENCE,
-            iopub_timeout=PATIENCE,
-            execution_timeout=plan.timeout,
-            kernel_manager_class=self._manager(plan.command),
+            start_timeout=ANSWER,
+            iopub_timeout=ANSWER,
+            execution_timeout=prepared.timeout,
+            kernel_manager_class=self._manager(prepared.command),
         )
         if self.interrupted:  # after the last cell
             raise KeyboardInterrupt
 
-    def _manager(self, command):
+    def _manager(self, command: str) -> type:
         from jupyter_client import AsyncKernelManager
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": command, "LFICAM_HOME": str(files.root())}
         # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
         spin = {"GOMP_SPINCOUNT": "10000"}
-        kernel = self
+        kernel: Kernel = self
 
         class ThisInterpreter(AsyncKernelManager):
             kernel_spec = own_spec()
@@ -58,10 +68,10 @@ class Kernel:
         return ThisInterpreter
 
     @contextlib.contextmanager
-    def dies_with_us(self):
+    def dies_with_us(self) -> Iterator[None]:
         """A signal that ends us kills the kernel, so that papermill comes back; without one it is KeyboardInterrupt."""
 
-        def stop(*_):
+        def stop(*_: object) -> None:
             self.interrupted = True
             if self.process is None or self.process.poll() is not None:
                 raise KeyboardInterrupt
@@ -70,20 +80,12 @@ class Kernel:
             except ProcessLookupError:
                 raise KeyboardInterrupt from None
 
-        before = {}
-        with contextlib.suppress(ValueError):  # only the main thread can set handlers
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-                    before[number] = signal.signal(number, stop)
-        try:
+        with ending(stop):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def cause_of_death(self):
+    def cause_of_death(self) -> str | None:
         """Why the kernel is gone, from its exit status; None while it lives."""
-        status = self.process and self.process.poll()
+        status = self.process.poll() if self.process else None
         if status is None:
             return None
         if status >= 0:
@@ -93,7 +95,22 @@ class Kernel:
         return f"it was ended by {signal.Signals(-status).name}, {cause}"
 
 
-def own_spec():
+@contextlib.contextmanager
+def ending(stop: Callable[..., object]) -> Iterator[None]:
+    """What asks this process to end (SIGINT, SIGTERM, SIGHUP) calls `stop` meanwhile; what is ignored stays so."""
+    before = {}
+    with contextlib.suppress(ValueError):  # only the main thread can set handlers
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def own_spec() -> "KernelSpec":
     """The kernel specification of this interpreter, whatever kernel is installed as "python3"."""
     from jupyter_client.kernelspec import KernelSpec
 
@@ -101,6 +118,6 @@ def own_spec():
     return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
-def _verbatim(path):
+def _verbatim(path: Path) -> str:
     """papermill formats paths as templates."""
     return str(path).replace("{", "{{").replace("}", "}}")

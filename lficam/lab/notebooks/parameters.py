@@ -2,21 +2,19 @@
 
 import ast
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 
-from ... import files
 from ...errors import InputError, choose, is_a, reason, wrong_type
+from ...files import short
 
 FILLED = ("profile", "output")  # parameters that the runner gives
 
 
-def short(path):
-    """A path for reading: below the project where it is."""
-    return path.relative_to(files.root()) if path.is_relative_to(files.root()) else path
-
-
-def read_defaults(notebook):
+def read_defaults(notebook: Path) -> dict[str, Any]:
     """A notebook's parameters and their defaults. Raises `InputError` unless one cell of literals holds them."""
     where = short(notebook)
     try:
@@ -41,7 +39,7 @@ def read_defaults(notebook):
     return defaults
 
 
-def _literals(source, where):
+def _literals(source: str, where: Path) -> dict[str, Any]:
     """Assignments of literals as a mapping."""
     try:
         statements = ast.parse(source).body
@@ -49,20 +47,23 @@ def _literals(source, where):
         raise InputError(f"{where}: line {error.lineno} of its parameters cell is not Python ({error.msg}).") from None
     values = {}
     for statement in statements:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        text = ast.unparse(statement).splitlines()[0]
         try:
-            (target,) = targets
-            values[target.id] = ast.literal_eval(statement.value)
-        except (ValueError, TypeError, AttributeError):
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
+                    values[name] = ast.literal_eval(value)
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                    values[name] = ast.literal_eval(value)
+                case _:
+                    raise ValueError
+        except (ValueError, TypeError):
             raise InputError(
-                f"{where}: line {statement.lineno} of its parameters cell, `{text}`, is not NAME = a literal; "
-                "move it into the next cell, where it sees the values of the profile."
+                f"{where}: line {statement.lineno} of its parameters cell, `{ast.unparse(statement).splitlines()[0]}`, "
+                "is not NAME = a literal; move it into the next cell, where it sees the values of the profile."
             ) from None
     return values
 
 
-def read_profile(path):
+def read_profile(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """A parameter file's values, and the line of each. Raises `InputError` unless it is a flat mapping or empty."""
     try:
         content = path.read_bytes()
@@ -78,7 +79,7 @@ def read_profile(path):
     if not isinstance(values, dict):
         line = tree.start_mark.line + 1
         raise InputError(f"{short(path)}, line {line}: expected NAME: VALUE lines, got {type(values).__name__}.")
-    lines = {}
+    lines: dict[str, int] = {}
     for key, _ in tree.value:
         line = key.start_mark.line + 1
         if key.value in lines:
@@ -87,7 +88,7 @@ def read_profile(path):
     return values, lines
 
 
-def check(name, value, defaults, where):
+def check(name: str, value: Any, defaults: Mapping[str, Any], where: str) -> None:
     """Raise `InputError` unless the notebook has this parameter and its default is of the value's type."""
     if name in FILLED:
         raise InputError(f"{where}: {name} is given by the runner; remove it.")

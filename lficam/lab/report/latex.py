@@ -1,8 +1,11 @@
 r"""Tables for papers: \input{table.tex} with booktabs; longtable for long ones, graphicx for wide ones."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from .reading import read_csv, reading
+from .tables import Readable, read_csv, readable
 
 LONG = 40  # rows: more of them do not fit on a page
 WIDE, BROAD = 80, 100  # characters of a row: set in small type, and scaled to the line
@@ -16,7 +19,7 @@ SPECIAL = {
 }
 
 
-def escape(text):
+def escape(text: str) -> str:
     r"""Plain text as one line of LaTeX.
 
     >>> print(escape("50 %_a --set"))
@@ -26,14 +29,14 @@ def escape(text):
     return "".join(SPECIAL.get(sign, sign) for sign in re.sub("-(?=-)", "-\0", text))
 
 
-def table(path, entry, notebook):
+def table(path: Path, entry: dict[str, Any], notebook: str) -> str:
     r"""A CSV file as a LaTeX table for reading, with \caption and \label{tab:NOTEBOOK-TABLE}.
 
     path: of the file; entry: of the record, with title, caption and digits. Up to 40 rows it floats (`table`), longer
     ones are a `longtable`; what is wider than a line is scaled to it. Raises `ValueError` when the file cannot be read.
     """
     header, rows = read_csv(path)
-    read = reading(header, rows, entry.get("digits"))
+    read = readable(header, rows, entry.get("digits"))
     caption = " ".join(filter(None, (sentence(entry.get("title", "")), entry.get("caption", ""), notes(read, entry))))
     label = "tab:" + re.sub(r"[^\w:-]", "-", f"{notebook}-{path.stem}", flags=re.ASCII)
     heading = f"\\caption{{{escape(caption)}}}\\label{{{label}}}"
@@ -57,22 +60,22 @@ def table(path, entry, notebook):
     return "\n".join([f"% \\input this; UTF-8; needs {packages}.", *lines]) + "\n"
 
 
-def sentence(text):
+def sentence(text: str) -> str:
     """A title with a full stop."""
     return f"{text}." if text and str(text)[-1] not in ".?!" else str(text)
 
 
-def notes(read, entry):
+def notes(read: Readable, entry: dict[str, Any]) -> str:
     """What a caption still has to say: N if all rows share it, and what Δ is."""
     said = f"N = {read.n}" in str(entry.get("caption", ""))
     n = f"N = {read.n}." if read.n and not said else ""
     return " ".join(filter(None, (n, "Δ: reproduced − published." if "Δ" in read.header else "")))
 
 
-def _column(numeric, texts):
+def _column(numeric: bool, texts: Iterable[str]) -> str:
     return "r" if numeric else "p{5cm}" if max(map(len, texts)) > TEXT else "l"
 
 
-def _line(row):
+def _line(row: Iterable[str]) -> str:
     cells = " & ".join(map(escape, row))
     return ("{}" if cells[:1] in "[*" else "") + cells + r" \\"

@@ -4,56 +4,91 @@ Here its values are gathered, all of them plain; page.html says how they are sho
 """
 
 import base64
+import contextlib
 import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from ... import files
+from ...errors import InputError, choose
 from ...plots import pictures
 from ...progress import duration
-from ..notebooks.finished import read_record
 from . import latex
-from .reading import DASH, number, read_csv, reading
-from .summary import headlines
+from .records import read_record
+from .tables import DASH, number, read_csv, readable
 
 BROAD = 45  # characters: longer texts in a table are broken into lines
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex": "text/x-tex"}
 
+HEADLINES: tuple[
+    tuple[str, str, str, str, tuple[str, ...]], ...
+] = (  # paper, notebook, its table, measure ("": AD and IC, which the table names), explainers
+    ("ABN (CVPR 2019), LFI-CAM (ICCV 2021)", "01_train_lficam", "accuracy.csv", "top-1 accuracy (%)", ()),
+    ("LFI-CAM: stability of the maps", "06_iou", "average.csv", "IoU between models", ()),
+    ("L-CAM (ECCV workshops 2022)", "03_lcam", "scores.csv", "", ("l-cam-fm", "l-cam-img")),
+    ("TAME (ISM 2022)", "04_tame", "scores.csv", "", ("tame",)),
+    (
+        "TAME, T-TAME (IEEE Access 2024) and others on the same images",
+        "05_ad_ic",
+        "scores.csv",
+        "",
+        ("t-tame", "tame", "l-cam-img", "score-cam", "grad-cam", "rise"),
+    ),
+)
+AD_IC = ("AD 100", "IC 100")
+AD_IC_DIGITS = {"published": 1, "reproduced": 1, "low": 1, "high": 1}  # of percent
+CONTROL = "plain"  # whose published accuracy is left to the notebook's own table
+WORDS = ("method", "on", "measure")
+COLUMNS = ("published", "reproduced", "interval", "Δ", "N")
+CAPTION = (
+    "Published by the paper, and reproduced here with its 95 % interval. {} Grey: published for settings that were not "
+    "run here. The conventions stand at the tables they are taken from."
+)
 
-def _pages():
-    import jinja2  # not where errors are told, which is without the extra `lab` too
 
-    place = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=place, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def results_of(profile: str, published: bool = False) -> Path:
+    """The folder of a profile's results, or of its published ones. Raises `InputError` where there are none."""
+    home = files.root() / ("figures" if published else "reports")
+    folder = home / profile
+    if folder.parent != home or not folder.is_dir() or folder.samefile(home.parent):
+        with contextlib.suppress(FileNotFoundError):
+            choose("profile", profile, os.listdir(files.root() / "notebooks" / "profiles"))
+        there = sorted(path.name for path in home.glob("[!.]*") if path.is_dir())
+        known = f"; there is {', '.join(there)}" if there else ""
+        first = f"lficam {'publish' if published else 'run'} --profile {profile}"
+        raise InputError(f"No results of a profile {profile!r} in {files.short(home)}{known}. `{first}` makes them.")
+    return folder
 
 
-def write_index(folder):
+def write_index(folder: Path) -> Path:
     """Write index.html of reports/PROFILE or figures/PROFILE: summary, tables, figures, run records, deviations.
 
     It holds its images and tables itself; what failed, is damaged or was not run is named. Returns its path.
     Raises `InputError` when the disk refuses.
     """
-    folder = Path(folder)
+    import jinja2  # not where errors are told, which is without the extra `lab` too
+
     settings = files.root() / "notebooks" / "profiles" / folder.name
     names = {path.stem for path in settings.glob("*.yaml")}
     names |= {path.parent.name for path in folder.glob("[!.]*/record.json")}
     names |= {path.name.removesuffix(".failed.ipynb") for path in folder.glob("*.failed.ipynb")}
     sections = [Section(folder / name, place) for place, name in enumerate(sorted(names), 1)]
     done = [section for section in sections if section.record]
-    page = (
-        _pages()
-        .get_template("page.html")
-        .render(
-            profile=folder.name,
-            place=f"{folder.parent.name}/{folder.name}/",
-            sections=sections,
-            finished=len(done),
-            took=duration(sum(section.seconds for section in done)),
-            summary=_summary(sections),
-            headlines=headlines(done),
-            deviations=_deviations(),
-            pairs=_pairs,
-        )
+    templates = jinja2.FileSystemLoader(Path(__file__).parent)
+    pages = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = pages.get_template("page.html").render(
+        profile=folder.name,
+        place=f"{folder.parent.name}/{folder.name}/",
+        sections=sections,
+        finished=len(done),
+        took=duration(sum(section.seconds for section in done)),
+        summary=_summary(sections),
+        headlines=_headlines(done),
+        deviations=_deviations(),
+        pairs=_pairs,
     )
     with files.atomic(folder / "index.html") as file:
         file.write(page.encode("utf-8", "replace"))  # a damaged record may hold what UTF-8 cannot
@@ -61,10 +96,11 @@ def write_index(folder):
 
 
 class Section:
-    """One notebook on the page, in reports/PROFILE/NAME: what it left, or that it left nothing. place: its number."""
+    """One notebook on the page, in reports/PROFILE/NAME: what it left, or that it left nothing."""
 
-    def __init__(self, folder, place):
-        self.folder, self.name, self.record, self.damage = folder, folder.name, None, ""
+    def __init__(self, folder: Path, place: int) -> None:
+        self.folder, self.name, self.damage = folder, folder.name, ""
+        self.record: dict[str, Any] = {}  # none
         try:
             self.record = read_record(folder)
         except (ValueError, OSError) as error:
@@ -72,7 +108,7 @@ class Section:
         self.failure = _failure(folder.parent / f"{self.name}.failed.ipynb")
         self.state = "failed" if self.failure or self.damage else "finished" if self.record else "not run yet"
         self.id, self.title = quote(self.name), _title(files.root() / "notebooks" / f"{self.name}.ipynb") or self.name
-        record = self.record or {}
+        record = self.record
         seconds = max(0.0, number(record.get("seconds")) or 0.0)
         self.seconds = seconds if seconds < 1e9 else 0.0  # also of a record that says Infinity or NaN
         results = record.get("results")
@@ -89,11 +125,12 @@ class Section:
         self.beside = [(word, _link(folder, folder / file)) for word, file in beside if (folder / file).is_file()]
         tables = [folder / entry["file"] for entry in record.get("tables", [])]
         tables = [path.with_suffix(end) for path in tables for end in (".csv", ".tex")]
-        tables = [path for path in tables if path.is_file() and path.is_relative_to(folder)]
-        self.tables = [(path.name, _link(folder, path)) for path in tables]
+        self.tables = [(p.name, _link(folder, p)) for p in tables if p.is_file() and p.is_relative_to(folder)]
 
 
-def _part(show, folder, entry, place):
+def _part(
+    show: Callable[[Path, dict[str, Any], str], dict[str, Any]], folder: Path, entry: dict[str, Any], place: str
+) -> dict[str, Any]:
     """A table or figure of a record as values; where it cannot be shown, the reason."""
     title = {"title": f"{place}. {latex.sentence(entry.get('title') or '')}"}
     try:
@@ -104,10 +141,10 @@ def _part(show, folder, entry, place):
         return {"file": entry["file"], "error": str(error)}
 
 
-def _table(folder, entry, place):
+def _table(folder: Path, entry: dict[str, Any], place: str) -> dict[str, Any]:
     path = folder / entry["file"]
     header, rows = read_csv(path)
-    read = reading(header, rows, entry.get("digits"))
+    read = readable(header, rows, entry.get("digits"))
     name = f"{folder.name}-{Path(entry['file']).stem}"
     return {
         "caption": " ".join(filter(None, (str(entry.get("caption") or ""), latex.notes(read, entry)))),
@@ -120,7 +157,7 @@ def _table(folder, entry, place):
     }
 
 
-def _figure(folder, entry, _):
+def _figure(folder: Path, entry: dict[str, Any], _: str) -> dict[str, Any]:
     """An image, as SVG if it is of lines, and its files."""
     png = folder / entry["file"]
     if png.suffix != ".png":
@@ -137,14 +174,16 @@ def _figure(folder, entry, _):
     }
 
 
-def _grid(label, header, rows, numeric, wrap=False):
+def _grid(
+    label: str, header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], wrap: bool = False
+) -> tuple:
     """A table of the page; numbers stand to the right. wrap: break all its texts into lines."""
     broad = [wrap or max((len(row[i]) for row in rows), default=0) > BROAD for i in range(len(header))]
     kinds = ["number" if n else "wrap" if b else None for n, b in zip(numeric, broad, strict=True)]
     return label, list(zip(header, kinds, strict=True)), [("", "", [(None, row) for row in rows])]
 
 
-def _summary(sections):
+def _summary(sections: Sequence[Section]) -> tuple:
     words = {"notebook": None, "title": "wrap", "state": None, "took": "number", "commit": None}
     rows = [
         [
@@ -159,7 +198,7 @@ def _summary(sections):
     return "Notebooks", list(words.items()), [("", "", [(None, row) for row in rows])]
 
 
-def _deviations():
+def _deviations() -> dict[str, Any] | None:
     """data/deviations.csv as an appendix; None where the project folder has none."""
     try:
         header, rows = read_csv(files.root() / "data" / "deviations.csv")
@@ -169,19 +208,19 @@ def _deviations():
     return {"rows": len(rows), "table": _grid("Deviations", names, rows, [False] * len(names), True)} if rows else None
 
 
-def _inside(content, suffix):
+def _inside(content: bytes, suffix: str) -> str:
     """Bytes as an address that holds them."""
     return f"data:{KINDS[suffix]};base64,{base64.b64encode(content).decode()}"
 
 
-def _link(folder, path):
+def _link(folder: Path, path: Path) -> str:
     return quote(f"{folder.name}/{path.relative_to(folder).as_posix()}")
 
 
-def _pairs(values, between):
+def _pairs(values: Any, between: str) -> str:
     """A mapping as text; of data splits the number of images and the hash of their list, shortened."""
 
-    def text(value):
+    def text(value: Any) -> Any:
         match value:
             case [int(n), str(hashed)] if len(hashed) == 64:
                 return f"N = {n} (list {hashed[:12]})"
@@ -191,7 +230,7 @@ def _pairs(values, between):
     return ", ".join(f"{key}{between}{text(value)}" for key, value in values.items()) if known else DASH
 
 
-def _title(notebook):
+def _title(notebook: Path) -> str:
     """The first heading of a notebook, "" without one."""
     try:
         cells = json.loads(notebook.read_bytes())["cells"]
@@ -201,7 +240,7 @@ def _title(notebook):
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), "")
 
 
-def _failure(notebook):
+def _failure(notebook: Path) -> str:
     """Why a kept notebook failed, "" when there is none."""
     try:
         return str(json.loads(notebook.read_bytes())["metadata"]["lficam"]["failure"]) or "It left no reason."
@@ -209,3 +248,50 @@ def _failure(notebook):
         return ""
     except (ValueError, KeyError, TypeError):
         return "It left no reason."
+
+
+# --- The headline numbers
+
+
+def _headlines(sections: Sequence[Section]) -> dict[str, Any] | None:
+    """One table of all papers, a group of rows each, as values of the page; None when no notebook has any of them."""
+    finished = {section.name: section for section in sections}
+    found = [
+        (paper, notebook, _headline(finished[notebook], table, measure, explainers))
+        for paper, notebook, table, measure, explainers in HEADLINES
+        if notebook in finished
+    ]
+    both = any(row["Δ"] != DASH for *_, rows in found for row in rows)
+    names = [name for name in (*WORDS, *COLUMNS) if both or name != "Δ"]
+    groups = [
+        (paper, notebook, [(None if r["reproduced"] != DASH else "other", [r[name] for name in names]) for r in rows])
+        for paper, notebook, rows in found
+        if rows
+    ]
+    note = "Δ: reproduced − published." if both else "No row has both: this profile ran none of the papers’ settings."
+    columns = [(name, "number" if name in COLUMNS else None) for name in names]
+    shown = {"table": ("Headline numbers", columns, groups), "caption": CAPTION.format(note)}
+    return {"title": "Headline numbers."} | shown if groups else None
+
+
+def _headline(section: Section, file: str, measure: str, explainers: Sequence[str]) -> list[dict[str, str]]:
+    """Texts by the names of `WORDS` and `COLUMNS`; none when the table is not as expected."""
+    entry: dict[str, Any] = next((e for e in section.record.get("tables", []) if e["file"] == file), {})
+    keep: dict[str, Sequence[str]] = {} if measure else {"explainer": explainers, "measure": AD_IC}
+    try:
+        header, rows = read_csv(section.folder / file) if entry else ([], [])
+        if not {"published", "reproduced", *keep} <= set(header):
+            return []
+        rows = [row for row in rows if all(row[header.index(name)] in values for name, values in keep.items())]
+        read = readable(header, rows, AD_IC_DIGITS if keep else entry.get("digits"), fold=False)
+    except ValueError:
+        return []  # its section says so
+    found = []
+    for row in read.rows:
+        named = dict(zip(read.header, row, strict=True))
+        method = named.get("method") or named.get("explainer", DASH)
+        where = [named[name] for name in ("dataset", "backbone", "classifier") if named.get(name, DASH) != DASH]
+        if method != CONTROL or named["reproduced"] != DASH:
+            words = (method, ", ".join(where) or DASH, measure or named["measure"])
+            found.append(dict(zip(WORDS, words, strict=True)) | {name: named.get(name, DASH) for name in COLUMNS})
+    return found

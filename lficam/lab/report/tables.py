@@ -3,24 +3,25 @@
 import csv
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 DASH = "—"
 MINUS = "−"
 SIGN = re.compile(r"(?<![\w.])-(?=\d)")  # of a negative number, not of an exponent
 
 
-@dataclass(frozen=True)
-class Reading:
+class Readable(NamedTuple):
     """header: names; rows: texts, as long as the header; numeric: which columns are of numbers; n: N of all rows."""
 
-    header: list
-    rows: list
-    numeric: list
+    header: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]
     n: str = ""
 
 
-def cell(text, digits):
+def cell(text: str, digits: int | None) -> str:
     """A table's cell for reading: a number with its column's digits, else six significant ones; empty is a dash."""
     value = number(text)
     if value is None:
@@ -32,7 +33,18 @@ def cell(text, digits):
     return f"{value:.{digits}f}" if isinstance(digits, int) else f"{value:.6g}"
 
 
-def number(text):
+def column(texts: Sequence[str], digits: int | None) -> list[str]:
+    """A column's cells for reading; in one of numbers alone the minus is a minus."""
+    cells = [cell(text, digits) for text in texts]
+    return [SIGN.sub(MINUS, text) for text in cells] if numbers(texts) else cells
+
+
+def numbers(texts: Iterable[str]) -> bool:
+    """Whether a column holds numbers alone."""
+    return all(number(text) is not None for text in texts if text)
+
+
+def number(text: Any) -> float | None:
     """A text as float, None if it is none."""
     try:
         return float(text)
@@ -40,7 +52,7 @@ def number(text):
         return None
 
 
-def read_csv(path):
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV file, the rows as long as the header. Raises `ValueError` when it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
@@ -50,7 +62,7 @@ def read_csv(path):
     return header, [(row + [""] * len(header))[: len(header)] for row in rows if row]
 
 
-def difference(reproduced, published, digits=None):
+def difference(reproduced: str, published: str, digits: int | None = None) -> str:
     """reproduced - published of two cells, signed, from the full numbers; a dash unless both are there."""
     ours, theirs = number(reproduced), number(published)
     if ours is None or theirs is None or not math.isfinite(ours - theirs):
@@ -61,24 +73,27 @@ def difference(reproduced, published, digits=None):
     return MINUS + text[1:] if text.startswith("-") else f"+{text}"
 
 
-def reading(header, rows, digits=None, fold=True):
+def readable(
+    header: Sequence[str], rows: Sequence[Sequence[str]], digits: Mapping[str, int] | None = None, fold: bool = True
+) -> Readable:
     """Columns put in order: keys, published, reproduced, interval, Δ, then the rest.
 
     "low" and "high" become "[low, high]"; Δ is reproduced - published where both are. fold: leave out empty columns
     (not "published": that nothing is known is a result) and N if it is the same in all rows; the result's `n` then.
     """
-    digits = digits if isinstance(digits, dict) else {}
-    raw = dict(zip(header, zip(*rows, strict=True) if rows else ([] for _ in header), strict=True))
-    shown = {name: [cell(text, digits.get(name)) for text in column] for name, column in raw.items()}
+    places: Mapping[str, int] = digits if isinstance(digits, dict) else {}  # of a record, which may be damaged
+    raw = dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True))
+    shown = {name: column(texts, places.get(name)) for name, texts in raw.items()}
+    numeric = {name: numbers(texts) for name, texts in raw.items()} | {"Δ": True}
     intervals = {"low", "high"} <= raw.keys()
     if intervals:
         bounds = zip(shown["low"], shown.pop("high"), strict=True)
-        shown["low"] = [DASH if DASH in pair else "[{}, {}]".format(*pair) for pair in bounds]
+        shown["low"], numeric["low"] = [DASH if DASH in pair else "[{}, {}]".format(*pair) for pair in bounds], True
     order = list(shown)
     if "reproduced" in raw:
         if "published" in raw:
             pairs = zip(raw["reproduced"], raw["published"], strict=True)
-            shown["Δ"] = [difference(*pair, digits.get("reproduced")) for pair in pairs]
+            shown["Δ"] = [difference(*pair, places.get("reproduced")) for pair in pairs]
         block = [name for name in ("published", "reproduced", "low", "Δ") if name in shown]
         at = order.index("reproduced")
         before, after = ([name for name in part if name not in block] for part in (order[:at], order[at:]))
@@ -87,12 +102,6 @@ def reading(header, rows, digits=None, fold=True):
     if fold:
         order = [c for c in order if c == "published" or not rows or set(shown[c]) != {DASH}]
         order = [c for c in order if c != "N" or len(n) > 1]
-    numeric = [c == "Δ" or (c == "low" and intervals) or _all_numbers(raw[c]) for c in order]
-    shown |= {c: [SIGN.sub(MINUS, text) for text in shown[c]] for c, k in zip(order, numeric, strict=True) if k}
     names = ["interval" if c == "low" and intervals else c for c in order]
     texts = [list(row) for row in zip(*(shown[c] for c in order), strict=True)]
-    return Reading(names, texts, numeric, n.pop() if fold and len(n) == 1 else "")
-
-
-def _all_numbers(column):
-    return all(number(text) is not None for text in column if text)
+    return Readable(names, texts, [numeric[c] for c in order], n.pop() if fold and len(n) == 1 else "")

@@ -116,6 +116,26 @@ def test_imports_run_one_way():
     assert "2 kept, 0 broken" in done.stdout
 
 
+def public_functions(body):
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+        if isinstance(node, ast.FunctionDef) and (node.name in ("__init__", "__call__") or node.name[0] != "_"):
+            yield node
+
+
+def test_every_public_function_is_typed():
+    """`make lint` checks that the hints are right."""
+    bare = []
+    for path in (ROOT / "lficam").rglob("*.py"):
+        for function in public_functions(ast.parse(path.read_text()).body):
+            given = function.args
+            named = [a for a in [*given.posonlyargs, *given.args, *given.kwonlyargs] if a.arg not in ("self", "cls")]
+            if function.returns is None or any(a.annotation is None for a in named):
+                bare.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name}")
+    assert not bare
+
+
 def test_published_results_are_complete():
     records = sorted((ROOT / "figures").glob("*/*/record.json"))
     assert records

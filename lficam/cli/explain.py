@@ -32,6 +32,7 @@ def explain(arguments: Namespace) -> int:
     from ..explainers.frozen import Frozen
     from ..lab.explore.gallery import Gallery, explain_photos
     from ..lab.photos import find_class, find_photos
+    from ..models.attention import Plain
     from ..progress import say
 
     matplotlib.use("agg")  # no window, whatever the desktop
@@ -44,7 +45,7 @@ def explain(arguments: Namespace) -> int:
         targets = [find_class(arguments.target, getattr(learned, "classifier", learned))]
     if warning:
         say(f"WARNING: {warning}.")
-    if arguments.target and isinstance(learned, Frozen) and learned.network.card["method"] != "plain":
+    if arguments.target and isinstance(learned, Frozen) and not isinstance(learned.network, Plain):
         say(f"The attention of {name} belongs to the photo: its map is the same for every class.")
     failed = explain_photos(paths, learned, size, gallery, targets=targets, top=top, name=name, warning=warning)
     if len(paths) > 1:

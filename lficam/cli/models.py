@@ -2,7 +2,7 @@
 
 import dataclasses
 from argparse import ArgumentParser, Namespace, _SubParsersAction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..errors import InputError, check_numbers
 from . import Command, values_of
@@ -17,8 +17,6 @@ def add_commands(commands: _SubParsersAction, command: Command) -> None:
     _training_options(one)
     one.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     one.add_argument("--compile", action="store_true", help="compile the steps (torch.compile), for long trainings")
-    text = "of several processes, batch norm sees its own part of a batch"
-    one.add_argument("--no-sync-batch-norm", action="store_false", dest="sync_batch_norm", help=text)
     again = one.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue what was cut (the default)")
     again.add_argument("--fresh", action="store_true", help="forget an earlier run of the same settings")
@@ -161,6 +159,7 @@ def evaluate_model(arguments: Namespace) -> None:
     from ..metrics.evaluation import dump, one_class, perturbed_accuracy, predict
     from ..metrics.statistics import percentage
     from ..models import checkpoints
+    from ..models.attention import Classifier
     from ..training.jobs import best_device
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
@@ -177,7 +176,7 @@ def evaluate_model(arguments: Namespace) -> None:
     root = arguments.data_root or (job.get("data_root") if same else None) or None
     size = arguments.size or (job.get("size") if same else None) or None
     images = datasets.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
-    model = load(arguments.checkpoint, best_device())
+    model = cast(Classifier, load(arguments.checkpoint, best_device()))
     if len(images.classes) != model.card["num_classes"]:
         raise InputError(
             f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}: "

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torchvision.transforms import functional
@@ -63,7 +63,7 @@ class Explanation:
         return self.pixels * self.map
 
 
-def find_photos(paths: str | os.PathLike | Iterable, skip: Iterable = ()) -> list[Path]:
+def find_photos(paths: Path | str | Iterable, skip: Iterable = ()) -> list[Path]:
     """Files as they are given, and of folders the image files in them and below, sorted; none comes twice.
 
     skip: files to leave out of folders. Other files in them, which are no images by their ending, are told once.
@@ -75,7 +75,7 @@ def find_photos(paths: str | os.PathLike | Iterable, skip: Iterable = ()) -> lis
         if os.path.isdir(given):
             others: list = []
             with readable():
-                own = [path for path in images(given, others) if os.path.realpath(path) not in left_out]
+                own: list = [path for path in images(given, others) if os.path.realpath(path) not in left_out]
             tell(given, [path for path in others if os.path.realpath(path) not in left_out])
             if not own:
                 raise InputError(f"The folder {given} holds no image ({', '.join(ENDINGS)}): give another one.")
@@ -90,7 +90,7 @@ def find_photos(paths: str | os.PathLike | Iterable, skip: Iterable = ()) -> lis
     return list(found.values())
 
 
-def read_photo(path: str | os.PathLike, size: int) -> torch.Tensor:
+def read_photo(path: Path | str, size: int) -> torch.Tensor:
     """A photo as the classifier is given it: pixels (3, size, size), float32 in [0, 1].
 
     As data sets are read for evaluation (resized, cut to the centre, what is transparent on white) but upright: a
@@ -116,7 +116,7 @@ class Opened(NamedTuple):
     warning: str = ""
 
 
-def open_checkpoint(path: str | os.PathLike, classifier: Any = None, size: int | None = None) -> Opened:
+def open_checkpoint(path: Path | str, classifier: Any = None, size: int | None = None) -> Opened:
     """`Opened`, on the best device: a trained explainer, or a classifier that explains itself (plain, ABN, LFI-CAM).
 
     classifier: what an explainer explains (`frozen.find`), if not what its card says; size: of the images, in
@@ -125,14 +125,15 @@ def open_checkpoint(path: str | os.PathLike, classifier: Any = None, size: int |
     content, device = checkpoints.read(path), best_device()
     card = content["card"]
     if "classifier" not in card:
-        own = find(path, **{"size": size} if size else {}).to(device)
+        own = (find(path, size=size) if size else find(path)).to(device)
         explain_photo(own, torch.zeros(3, own.size, own.size))  # once and for all, if it cannot
         return Opened(own, own.size, describe(own))
-    model = load(path, device, classifier)
-    seen = size or trained_size(content) or model.classifier.size
-    if seen != model.classifier.size:
-        freeze(model.classifier.network, size=seen)  # refuses a size that the classifier cannot take
-    return Opened(model, seen, f"{card['method']} of {describe(model.classifier)}", doubts(model.classifier))
+    model = cast(Explainer, load(path, device, classifier))
+    explained = model.classifier
+    seen = size or trained_size(content) or explained.size
+    if seen != explained.size:
+        freeze(explained.network, size=seen)  # refuses a size that the classifier cannot take
+    return Opened(model, seen, f"{card['method']} of {describe(explained)}", doubts(explained))
 
 
 def describe(classifier: Frozen) -> str:
@@ -223,9 +224,9 @@ def _maps(
     network = classifier.network if isinstance(explainer, Frozen | Own) else explainer
     with torch.no_grad():
         if isinstance(explainer, Explainer):
-            features, logits = explainer.features(pixels, stop=False)
+            taken, logits = explainer.features(pixels, stop=False)
             classes = choose(logits)
-            return classes, explainer.mechanism(features, classes)[0], logits, True
+            return classes, explainer.mechanism(taken, classes)[0], logits, True
         if isinstance(network, Plain) and network.explains:
             features = network.backbone.features(network.normalise(pixels))
             logits = network.backbone.classify(features)

@@ -6,11 +6,12 @@ Lee et al. (ICCV 2021) train five models a method; their settings are not publis
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..errors import InputError, choose
 from ..metrics import evaluation
 from ..metrics.dumps import Dump, open_dump
+from ..models.attention import Classifier
 from ..training import recipes
 from ..training.jobs import Job, Run
 
@@ -64,9 +65,9 @@ def dump_maps(
     for key, run in runs.items():
         images = all_jobs[key].images("test", count)
         path = run.folder / f"maps-{len(images)}.safetensors"
-        there = path.is_file() and open_dump(path)
-        same = there and there.facts.get("digest") == images.digest
-        if not same:
-            there = evaluation.dump(evaluation.predict(run.model, images, workers=workers), images, path)
+        there = open_dump(path) if path.is_file() else None
+        if there is None or there.facts.get("digest") != images.digest:
+            model = cast(Classifier, run.model)
+            there = evaluation.dump(evaluation.predict(model, images, workers=workers), images, path)
         dumps[key] = there
     return dumps

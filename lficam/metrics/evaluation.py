@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..explainers.frozen import Frozen
 from ..losses import correct
 from ..maps import normalise_and_upsample
-from ..models.attention import LFICAM, Classifier, LFIAttention
+from ..models.attention import LFICAM, Classifier
 from ..numerics import exact
 from . import dumps
 from .measures import Explains
@@ -167,7 +167,7 @@ def lficam_steps(model: LFICAM, pixels: Tensor) -> dict[str, Tensor]:
     model.eval()
     images = model.normalise(pixels.to(next(model.parameters()).device))
     features = model.backbone.features(images)
-    attention = cast(LFIAttention, model.attention)
+    attention = model.attention
     steps = {
         "pixels": pixels,
         "grey": attention.grey(images, features.shape[-2:])[:, 0],

@@ -32,7 +32,8 @@ ROAD = (10, 30, 50, 70, 90)  # % of the pixels removed
 class Explains(Protocol):
     """An explainer of any kind: raw maps (B, h, w) of images (B, 3, H, W) for the classes (B,)."""
 
-    classifier: Frozen | None
+    @property
+    def classifier(self) -> Frozen | None: ...
 
     def __call__(self, pixels: Tensor, target: Tensor | None = None, /) -> Tensor: ...
 
@@ -174,7 +175,7 @@ def explained(
     the pass; others are called, and again for the images whose label is another class.
     Raises `InputError` for what is no map of each image.
     """
-    trained = {name: e for name, e in explainers.items() if isinstance(e, Explainer)}
+    trained: dict[str, Explainer] = {name: e for name, e in explainers.items() if isinstance(e, Explainer)}
     wanted = {layer.name for own in trained.values() for layer in own.layers}
     layers = [layer for layer in classifier.layers if layer.name in wanted]
     with torch.inference_mode():

@@ -9,9 +9,8 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -168,7 +167,7 @@ def _fill(
     rest = images.subset(at) if len(at) < len(images) else images
     device = classifier.normalise.mean.device
     laid = functools.cache(channels_last)
-    explainers = {k: e.of(laid(e.classifier)) if _has_layout(e) else e for k, e in explainers.items()}
+    explainers = {k: _laid(e, laid) for k, e in explainers.items()}
     classifier = laid(classifier)
     failed: list[tuple[str, str]] = []
     total = sum(len(cuts[number]) for number in mine)
@@ -195,9 +194,11 @@ def _fill(
         keep()
 
 
-def _has_layout(explainer: Explains) -> TypeGuard[Baseline]:
-    """Whether its classifier's weights may lie channels last: what is not ours may hold on to its own."""
-    return isinstance(explainer, Baseline) and explainer.classifier is not None
+def _laid(explainer: Explains, laid: Callable[[Frozen], Frozen]) -> Explains:
+    """The explainer with its classifier's weights channels last; what is not ours may hold on to its own."""
+    if isinstance(explainer, Baseline) and explainer.classifier is not None:
+        return explainer.of(laid(explainer.classifier))
+    return explainer
 
 
 def _frame(name: str, ids: Sequence[str], columns: Columns) -> pd.DataFrame:

@@ -115,14 +115,16 @@ class Job:
     def model(self, images: Images) -> Model:
         """What is to be trained, its weights random; of an explainer the classifier is trained first."""
         if self.explains:
-            size, layers, classifier = images.size, list(self.layers) or None, resolve(self).backbone
+            size, layers = images.size, list(self.layers) or None
+            classifier = str(resolve(self).backbone)
             return learned.attach(classifier, self.method, layers, weights=self.weights, size=size, **self.options)
         if len(images.classes) < 2:
             raise InputError(
                 f"{images.name} has one class only, the folder {images.classes[0]!r}: a classifier needs at least two; "
                 "give the folder that holds <class>/<image files> of each (--data-root, data_root)."
             )
-        return create(self.method, self.backbone, len(images.classes), mean=images.mean, std=images.std, **self.options)
+        backbone, scale = str(self.backbone), {"mean": images.mean, "std": images.std}
+        return create(self.method, backbone, len(images.classes), **scale, **self.options)
 
 
 METHODS = ("plain", "abn", "lfi-cam", *learned.METHODS)

@@ -100,6 +100,6 @@ def job_range(job: Job, start: float, end: float, steps: int, workers: int = 0) 
     if steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at
         images = images.subset(range(steps * job.recipe.batch_size))
     with exact(job.recipe.seed):
-        model = job.model(images).to(device, memory_format=memory_format(device, images.size))
+        model = job.model(images).to(device).to(memory_format=memory_format(device, images.size))
     images = relabelled(model, images, workers)
     return lr_range(model, images, job.recipe, start=start, end=end, steps=steps, workers=workers)

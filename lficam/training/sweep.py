@@ -61,8 +61,9 @@ def frozen(explained: Mapping[str, Job | Path | str], parallel: int | None = Non
     """
     device = options.get("device") or best_device()
     runs = train_all({name: what for name, what in explained.items() if isinstance(what, Job)}, parallel, **options)
-    places = {name: runs[name].folder / "best.pt" if name in runs else what for name, what in explained.items()}
-    return {name: find(place).to(device) for name, place in places.items()}
+    places = {name: what for name, what in explained.items() if not isinstance(what, Job)}
+    places |= {name: run.folder / "best.pt" for name, run in runs.items()}
+    return {name: find(places[name]).to(device) for name in explained}
 
 
 def classifiers_of(jobs: Iterable[Job]) -> list[Job]:

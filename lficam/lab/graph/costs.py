@@ -18,6 +18,7 @@ from ... import files
 from ...data import datasets, photo_digits
 from ...errors import InputError, choose
 from ...explainers import frozen, learned
+from ...models import attention
 from ...models.imagenet import load
 from ...models.registry import create
 from ...progress import duration
@@ -134,6 +135,7 @@ def _count(settings: str, classes: int, size: int) -> Cost | None:
     settings: JSON of method; kind of classifier ("": of torchvision), backbone and its options; options; layers.
     """
     method, kind, backbone, given, options, layers = json.loads(settings)
+    model: attention.Classifier | learned.Explainer
     try:
         if method in learned.METHODS:
             base = create(kind, backbone, classes, **given) if kind else load(backbone, 1000)

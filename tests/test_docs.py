@@ -27,7 +27,7 @@ from lficam.lab.notebooks import kernel, run
 from lficam.metrics import evaluation, measures
 from lficam.models import attention, checkpoints
 from lficam.models.registry import builder
-from lficam.training import jobs
+from lficam.training import jobs, recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -361,8 +361,8 @@ def out_of_range(home):  # noqa: ARG001
 FAILURES = {
     "no CIFAR": lambda _: datasets.load("cifar10", "train"),
     "no ImageNet": lambda _: datasets.load("imagenet", "train"),
-    "misspelt": lambda _: run.prepare("01_train_lficam", "desk", {"epoch": 3}),
-    "type": lambda _: run.prepare("01_train_lficam", "desk", {"lr": "1e-3"}),
+    "misspelt": lambda _: run.prepare("01_train_lficam", "desk", {"example": 3}),
+    "type": lambda _: recipes.find("desk", "plain", "photo-digits", "resnet-14", lr="1e-3"),
     "output of a run": output_of_a_run,
     "killed": killed,
     "diverged": diverged,

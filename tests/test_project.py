@@ -131,7 +131,8 @@ def test_every_public_function_is_typed():
         for function in public_functions(ast.parse(path.read_text()).body):
             given = function.args
             named = [a for a in [*given.posonlyargs, *given.args, *given.kwonlyargs] if a.arg not in ("self", "cls")]
-            if function.returns is None or any(a.annotation is None for a in named):
+            untold = function.returns is None and function.name != "__init__"  # None, of course
+            if untold or any(a.annotation is None for a in named):
                 bare.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name}")
     assert not bare
 

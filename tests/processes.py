@@ -9,7 +9,7 @@ import torch
 
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 if sys.platform == "linux":
-    CONTEXT.set_forkserver_preload(["torch", "torchvision"])
+    CONTEXT.set_forkserver_preload(["torch", "torchvision", "pandas", "scipy.stats"])
 
 
 def begin(call, *arguments, output=os.devnull, **environment):

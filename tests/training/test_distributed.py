@@ -1,5 +1,6 @@
 """Several processes train one model as one process does; what is lost can be continued. Two CPU processes, gloo."""
 
+import atexit
 import dataclasses
 import os
 import socket
@@ -22,7 +23,7 @@ from lficam.training.jobs import Job, read_history, train
 from lficam.training.recipes import Recipe, explainer_recipe
 
 RECIPE = Recipe(epochs=2, batch_size=25, lr=0.001, milestones=())
-SMALL = {"train_count": 101, "validation_count": 33}  # a last batch of one image, which both processes take
+SMALL = {"train_count": 51, "validation_count": 33}  # a last batch of one image, which both processes take
 CLASSIFIER = Job("plain", "resnet-8", recipe=RECIPE, **SMALL)
 
 
@@ -35,42 +36,27 @@ def without_batch_norm(monkeypatch):
     monkeypatch.setattr(nn.BatchNorm2d, "train", eval(EVAL))
 
 
-def launch(home, script, *arguments, launcher=("torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
-    """(exit code, output) of a launcher of two processes that run a script of the test's own, as text."""
-    (home / "script.py").write_text(script)
-    environment = os.environ | {"LFICAM_HOME": str(home), "OMP_NUM_THREADS": "1", "LFICAM_HEADLESS": "1"}
-    command = [sys.executable, "-m", *launcher, str(home / "script.py"), *arguments]
-    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-def begin_two(home, job, homes=None):
-    """Two processes that train a job, without a launcher to end them, and the files of what they say."""
+def begin_two(home, call, what, homes=None):
+    """Two processes that call a function, with no launcher to end them, and the files of what they say."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
-    outputs = [home / f"{rank}.txt" for rank in range(2)]
-    folders = homes or [home, home]
-    return [
-        begin(train, job, output=outputs[rank], RANK=rank, LOCAL_RANK=rank, LFICAM_HOME=folders[rank], **shared)
-        for rank in range(2)
-    ], outputs
+    outputs, homes, processes = [home / f"{rank}.txt" for rank in range(2)], homes or [home, home], []
+    for rank in range(2):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "LFICAM_HOME": homes[rank]}
+        processes.append(begin(call, what, output=outputs[rank], **own, **shared))
+    return processes, outputs
+
+
+def train_each(jobs):
+    nn.BatchNorm2d.train = eval(EVAL)
+    for job in jobs:
+        train(job)
+    atexit._run_exitfuncs()  # which a forked process has not
+    print("left behind:", dist.is_initialized())
 
 
 def content(run_folder):
     return checkpoints.read(run_folder / "last.pt")
-
-
-SCRIPT = f"""
-import atexit, os
-import torch.distributed as dist
-from torch import nn
-from lficam.training.jobs import Job, train
-from lficam.training.recipes import Recipe
-atexit.register(lambda: os.write(1, b'left behind: %d\\n' % dist.is_initialized()))
-nn.BatchNorm2d.train = {EVAL}
-for job in JOBS:
-    train(job)
-"""
 
 
 @pytest.mark.slow
@@ -95,24 +81,26 @@ def test_two_processes_equal_one(home, monkeypatch):
         patch.setattr(checkpoints, "keep", cut)
         with pytest.raises(KeyboardInterrupt):
             train(CLASSIFIER)
-    code, output = launch(other, SCRIPT.replace("JOBS", repr(jobs)))
-    assert code == 0, output
-    assert (output.count("epoch 1/2"), output.count("epoch 2/2")) == (3, 4)  # process 0 alone speaks
-    assert output.count("left behind: 0") == 2
+    processes, outputs = begin_two(other, train_each, jobs)
+    codes, said = [finish(process) for process in processes], [output.read_text() for output in outputs]
+    assert codes == [0, 0], said
+    assert (said[0].count("epoch 1/2"), said[0].count("epoch 2/2")) == (3, 4)
+    assert "epoch" not in said[1]  # process 0 alone speaks
+    assert all(text.endswith("left behind: False\n") for text in said)
     for job, one in zip(jobs, alone, strict=True):
         two = content(train(job).folder)
         assert max((one["model"][name] - two["model"][name]).abs().max().item() for name in one["model"]) < 1e-5
         for row, same in zip(one["history"], two["history"], strict=True):
             for name in ("train_loss", "validation_loss"):
                 assert row[name] == pytest.approx(same[name], rel=1e-4)
-            for name, n in (("train_accuracy", 101), ("validation_accuracy", 33)):
+            for name, n in (("train_accuracy", 51), ("validation_accuracy", 33)):
                 assert same[name] * n == pytest.approx(round(same[name] * n), abs=1e-9)  # of exactly N images
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_other_whose_epochs_are_kept(home):
     job = dataclasses.replace(CLASSIFIER, recipe=dataclasses.replace(RECIPE, epochs=1000))
-    processes, (output, _) = begin_two(home, job)
+    processes, (output, _) = begin_two(home, train, job)
     while "epoch 2/1000" not in (output.read_text() if output.exists() else ""):
         assert processes[0].is_alive()
         time.sleep(0.02)
@@ -127,7 +115,7 @@ def test_a_killed_process_ends_the_other_whose_epochs_are_kept(home):
 def test_processes_have_to_see_the_same_checkpoints(home, monkeypatch):
     monkeypatch.setenv("LFICAM_HOME", str(home / "1"))
     train(CLASSIFIER)
-    processes, outputs = begin_two(home, CLASSIFIER, [home / "0", home / "1"])
+    processes, outputs = begin_two(home, train, CLASSIFIER, [home / "0", home / "1"])
     assert [finish(process) for process in processes] == [1, 1]
     for output in outputs:
         assert "the processes see different images, classifiers or checkpoints" in output.read_text()
@@ -142,39 +130,32 @@ def test_a_process_that_is_left_says_so(text, monkeypatch):
         raise RuntimeError(text)
 
 
+SCRIPT = """
+import atexit, os, sys, time
+from lficam.cli import main
+assert os.environ["WORLD_SIZE"] == "2"
+if os.environ["RANK"] == "0":
+    atexit.register(time.sleep, 2)
+train = "train --method plain --backbone resnet-8 --count 60 --milestones --epochs".split()
+assert main([*train, "1", "--lr", "0.01"]) == 0
+sys.exit(main([*train, "3", "--lr", "1e30"]))
+"""
+
+
 @pytest.mark.slow
 def test_accelerate_launches_the_command_line(home):
+    """What all processes say is said once, however slowly the first one ends, and with no traceback or advice of those
+    that the launcher, in which torchrun works, ends."""
+    (home / "script.py").write_text(SCRIPT)
     launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launcher = [*launcher.split(), "--dynamo_backend", "no", "--main_process_port", "0"]
-    text = "import os, sys\nfrom lficam.cli import main\nassert os.environ['WORLD_SIZE'] == '2'\n"
-    text += "sys.exit(main(sys.argv[1:]))\n"
-    options = "train --method plain --backbone resnet-8 --count 60 --epochs 1 --milestones --lr 0.01"
-    code, output = launch(home, text, *options.split(), launcher=launcher)
-    assert code == 0, output
+    options = "--dynamo_backend no --main_process_port 0 script.py"
+    command = [sys.executable, "-m", *launcher.split(), *options.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LFICAM_HEADLESS": "1"}
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output
     assert output.count("best validation accuracy") == 1
-    assert output.count("On CPUs batch norm sees each process's own part") == 1
-
-
-@pytest.mark.slow
-def test_what_all_processes_say_is_said_once(home):
-    """However slowly the first process ends, and with no traceback or advice of the processes that it ends."""
-    text = "import atexit, os, sys, time\nfrom lficam.cli import main\n"
-    text += "if os.environ['RANK'] == '0':\n    atexit.register(time.sleep, 2)\nsys.exit(main(sys.argv[1:]))\n"
-    arguments = [
-        "train",
-        "--method",
-        "plain",
-        "--backbone",
-        "resnet-8",
-        "--count",
-        "60",
-        "--lr",
-        "1e30",
-        "--epochs",
-        "3",
-    ]
-    code, output = launch(home, text, *arguments)
-    assert code == 1
+    assert output.count("On CPUs batch norm sees each process's own part") == 2  # in both trainings
     assert output.count("diverged in epoch 2") == 1, output
     assert "start the same command again" not in output
     assert "During handling of the above exception" not in output

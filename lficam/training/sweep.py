@@ -163,12 +163,19 @@ class Workers:
 
 
 def _begin(environment):
-    """A worker's start: the caller's environment, not the server's; one thread; and Ctrl-C, which all processes of a
-    terminal get, is left to the one that asks."""
+    """A worker's start: the caller's environment, not the server's, and one thread. It ends when the caller is killed;
+    Ctrl-C, which all processes of a terminal get, is left to the caller."""
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+
+
+def _end_with_the_caller():
+    if caller := multiprocessing.parent_process():
+        caller.join()
+        os._exit(1)
 
 
 def _quietly(job, options):

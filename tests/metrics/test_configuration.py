@@ -134,6 +134,7 @@ def test_explainers_are_told_apart_by_their_content(name):
     assert one == json.loads(json.dumps(describe(PAIRS[name][0])))
 
 
+@pytest.mark.slow
 def test_explainers_are_the_same_in_every_process(tmp_path):
     """In one with other hashes of texts, say, and so another order of sets."""
     assert finish(begin(write_descriptions, tmp_path / "there.json")) == 0

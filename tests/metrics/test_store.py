@@ -121,6 +121,7 @@ def test_a_folder_holds_a_file_for_each_settings(tmp_path):
     assert scoring.score(*made(), tmp_path / "scores").equals(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "kept"),
     [("grey", 8, 3), ("replace", 3, 1), ("replace", 7, 5), ("replace", 8, 5), ("rmtree", 1, 5)],

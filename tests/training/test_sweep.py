@@ -3,6 +3,7 @@
 Every test has a project folder of its own, which workers only find if they get the caller's environment.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import time
 
 import pytest
 import torch
+from processes import begin, finish
 
 import lficam
 from lficam import files
@@ -150,6 +152,21 @@ def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG0
     finally:
         other.kill()
         other.join()
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_caller(home):
+    caller = begin(train_all, {"forever": job(1, epochs=10**6)}, 1)
+    while not (logs := list(home.glob("runs/*/*/log.csv"))):
+        assert caller.is_alive()
+        time.sleep(0.02)
+    caller.kill()
+    finish(caller)
+    for _ in range(1000):  # until nobody holds the lock of the training
+        with contextlib.suppress(InputError), files.locked(logs[0].with_name("last.pt")):
+            return
+        time.sleep(0.02)
+    pytest.fail("the training goes on")
 
 
 @pytest.mark.parametrize(

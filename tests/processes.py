@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def execute(code, *arguments):
     """Python code, as by `python -c`."""
     sys.argv = ["-c", *arguments]
     exec(code, {"__name__": "__main__"})
+
+
+def command(arguments):
+    """The command line, by its exit code; Ctrl-C is heard where the tests run in the background, too."""
+    from lficam.cli import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return main(arguments)

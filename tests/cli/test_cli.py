@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from PIL import Image
-from processes import begin, execute, finish
+from processes import begin, command, execute, finish
 from toys import toy
 
 import lficam
@@ -203,11 +203,6 @@ def test_authors_mechanisms_are_converted(capsys, tmp_path):
     explainer = lficam.load(target)
     assert torch.equal(explainer.mechanism.fuse.weight, weight)
     assert explainer(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8)
-
-
-def command(arguments):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have it ignored
-    return main(arguments)
 
 
 def interrupted(home, arguments, begun):

@@ -1,11 +1,11 @@
 """Ratios and tables, and that every benchmark runs; nothing here measures."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import begin, execute, finish
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import fast_path, loader, record, timing
@@ -105,12 +105,13 @@ sys.exit(__main__.main(["--quick", "--only", "fast_path"]))
 
 
 @pytest.mark.slow
-def test_fast_path_needs_a_plain_checkout_alone():
+def test_fast_path_needs_a_plain_checkout_alone(tmp_path, monkeypatch):
     """Nothing is installed but torch and what numbers and pictures need, as on a GPU that is lent."""
-    done = subprocess.run([sys.executable, "-c", PLAIN], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(ROOT)
+    process, output = begin(execute, PLAIN, output=tmp_path / "said.txt"), tmp_path / "said.txt"
+    assert finish(process) == 0, output.read_text()
     for step in (*fast_path.LADDER[:5], "plain backbone", "by arithmetic"):
-        assert f"  {step} " in done.stdout or f": {step} " in done.stdout, done.stdout
+        assert f"  {step} " in output.read_text() or f": {step} " in output.read_text()
 
 
 def test_photographs_that_are_made_are_of_imagenets_size(tmp_path):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -121,8 +122,11 @@ class Workers:
 
     @staticmethod
     def _pool():
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, initializer=_begin)
+        # Linux forks each from one server that has imported what takes seconds; elsewhere libraries may not survive it.
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            context.set_forkserver_preload(["torch", "torchvision"])
+        return ProcessPoolExecutor(1, context, initializer=_begin, initargs=(dict(os.environ),))
 
     def call(self, title: str, job: Job, options: dict[str, Any], again: bool = True) -> float:
         """Train in the next free process; `InputError` when it is killed, and the one that takes over as well."""
@@ -158,10 +162,20 @@ class Workers:
             self.free.get().shutdown()
 
 
-def _begin():
-    """A worker's start: one thread, and Ctrl-C, which all processes of a terminal get, is left to the one that asks."""
+def _begin(environment):
+    """A worker's start: the caller's environment, not the server's, and one thread. It ends when the caller is killed;
+    Ctrl-C, which all processes of a terminal get, is left to the caller."""
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+
+
+def _end_with_the_caller():
+    if caller := multiprocessing.parent_process():
+        caller.join()
+        os._exit(1)
 
 
 def _quietly(job, options):

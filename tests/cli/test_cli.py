@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from PIL import Image
+from processes import begin, command, execute, finish
 from toys import toy
 
 import lficam
@@ -204,26 +205,17 @@ def test_authors_mechanisms_are_converted(capsys, tmp_path):
     assert explainer(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8)
 
 
-# The tests themselves may run in the background, where a shell has SIGINT ignored.
-COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-COMMAND += "from lficam.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-def interrupted(arguments, begun):
-    """What a command says, in all, when Ctrl-C is pressed once it has begun."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], **pipes) as process:
-        try:
-            while not begun():
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            error = process.communicate(timeout=60)[1]
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert error.count("\n") == 1, error
-    return error
+def interrupted(home, arguments, begun):
+    """What a command says last when Ctrl-C is pressed once it has begun."""
+    process = begin(command, arguments, output=home / "said.txt")
+    while not begun():
+        assert process.is_alive(), (home / "said.txt").read_text()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 130
+    said = (home / "said.txt").read_text()
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -231,13 +223,13 @@ def test_an_interrupted_training_says_what_is_kept(home):
     train = ["train", "--method", "plain", "--backbone", "resnet-8", "--count", "64", "--batch-size", "16"]
     logs = home.glob
     error = interrupted(
-        [*train, "--epochs", "500"], lambda: any(len(p.read_text().split()) > 3 for p in logs("*/*/*/log.csv"))
+        home, [*train, "--epochs", "500"], lambda: any(len(p.read_text().split()) > 3 for p in logs("*/*/*/log.csv"))
     )
     (last,) = home.glob("runs/*/*/last.pt")
     done = len(checkpoints.read(last)["history"])
     assert error == (
         f"lficam: plain resnet-8 on photo-digits was interrupted: its first {done} of 500 epochs are kept in "
-        f"{last.parent}, and the same command continues after them (not with fresh, --fresh).\n"
+        f"{last.parent}, and the same command continues after them (not with fresh, --fresh)."
     )
     assert not list(home.glob("runs/*/*/*.lock"))
 
@@ -249,13 +241,14 @@ def test_interrupted_scores_say_what_is_kept(home):
     score = ["score", "--baseline", "score-cam", "--classifier", str(home / "best.pt"), "--dataset", "photo-digits"]
     parts = home / "scores.csv.parts"
     error = interrupted(
+        home,
         [*score, "--batch-size", "4", "--out", str(home / "scores.csv")],
         lambda: len(list(parts.glob("*/0*"))) > 1,
     )
     done = len(list(parts.glob("*/0*")))
     assert error == (
         f"lficam: scoring was interrupted: {done} of 250 batches are kept in {parts}, and the same command "
-        "continues after them (not with fresh, --fresh).\n"
+        "continues after them (not with fresh, --fresh)."
     )
 
 
@@ -301,18 +294,18 @@ print(*(main(command.split()) for command in sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_the_library_works_without_the_laboratory(tmp_path, pytestconfig):
+def test_the_library_works_without_the_laboratory(home, pytestconfig, monkeypatch):
     """All of the extra `lab` is hidden; what needs it says in one sentence what to install."""
     hidden = {"IPython", "ipykernel", "ipywidgets", "jinja2", "jupyter_client", "jupyterlab", "nbclient", "nbconvert"}
     hidden |= {"nbformat", "papermill", "seaborn", "snakemake", "voila"}
-    shutil.copytree(pytestconfig.rootpath / "notebooks", tmp_path / "notebooks")
-    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    shutil.copytree(pytestconfig.rootpath / "notebooks", home / "notebooks")
+    Image.new("RGB", (40, 40), "red").save(home / "photo.png")
     code, commands = LIBRARY.replace("{hidden}", repr(hidden)), ["run 06_iou --profile smoke", "reproduce"]
-    environment = os.environ | {"LFICAM_HOME": str(tmp_path), "PYTHONPATH": str(pytestconfig.rootpath)}
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([sys.executable, "-c", code, *commands], **options)
-    assert done.stdout.endswith("2 2\n"), done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("lficam: ")]
+    monkeypatch.chdir(home)
+    assert finish(begin(execute, code, *commands, output=home / "said.txt")) == 0
+    said = (home / "said.txt").read_text().splitlines()
+    assert said[-1] == "2 2"
+    told = [line for line in said if line.startswith("lficam: ")]
     assert len(told) == 2
     for line in told:
         assert "is not installed" in line

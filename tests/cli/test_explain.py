@@ -162,7 +162,6 @@ def test_untrained_and_training_free_methods(trained, capsys, monkeypatch):
         (["b/y.png", "--checkpoint", "TAME", "--classifier", "ABN"], "trained on another"),
         (["b/y.png", "--checkpoint", "TAME", "--target", "tig"], "may be 1 tiger cat, 2 tiger: give one number"),
         (["b/y.png", "--checkpoint", "HIDDEN LAYER"], "needs global average pooling"),
-        (["b/y.png", "--method", "centre", "--classifier", "vit_b_32", *RANDOM, "--size", "64"], "image of 64 x 64"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(trained, capsys, arguments, words):

@@ -92,14 +92,6 @@ def test_the_digest_is_of_the_weights():
     assert a.digest != b.digest
 
 
-def test_networks_that_take_no_images_of_that_size_are_told_in_a_sentence():
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
-    for network, size, words in ((small_vit(), 64, r" \(Wrong image height!.*\)"), (flat, 32, "")):
-        with pytest.raises(InputError, match=f"cannot classify an image of {size} x {size}{words}: .* size=") as error:
-            freeze(network, size=size)
-        assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), IndexError("list index"), KeyError(3)]
 )

@@ -4,9 +4,8 @@ import errno
 import json
 import os
 import resource
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from processes import begin, finish
 from torch import nn
 
 import lficam
 from lficam.cli import main
 from lficam.data import datasets
+from lficam.data.sources import Source
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
 from lficam.metrics import scoring, store
 from lficam.models import checkpoints
-from lficam.record import provenance
 
 SIZES = {"batch_size": 4}  # 20 images are five batches
 
@@ -81,11 +81,6 @@ def content(folder):
     return {path.name: path.read_bytes() if path.is_file() else None for path in seen}
 
 
-def alike():
-    """The environment of a process that rounds, and says that it was started, as this one."""
-    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "LFICAM_COMMAND": provenance()["command"]}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The files of a table that nothing interrupts: a.csv and its record."""
@@ -127,35 +122,36 @@ def test_a_folder_holds_a_file_for_each_settings(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("death", ["8", "'replace', 3", "'replace', 7", "'replace', 8", "'rmtree', 1"])
-def test_killed_and_continued(path, whole, death):
+@pytest.mark.parametrize(
+    ("name", "count", "kept"),
+    [("grey", 8, 3), ("replace", 3, 1), ("replace", 7, 5), ("replace", 8, 5), ("rmtree", 1, 5)],
+)
+def test_killed_and_continued(path, whole, name, count, kept):
     """kill -9 in an explainer's call, before a file gets its name (batch, table, record), and before cleaning up."""
-    code = f"""if True:
-        import os, shutil, signal, sys
-        sys.path.insert(0, sys.argv[1])
-        from test_store import Grey, SIZES, made, scoring
-        def kill(*_, **__):
-            os.kill(os.getpid(), signal.SIGKILL)
-        def at(module, name, count):
-            function, calls = getattr(module, name), []
-            def call(*arguments, **options):
-                calls.append(1)
-                return (kill if len(calls) == count else function)(*arguments, **options)
-            setattr(module, name, call)
-        Grey.calls, Grey.deaths, death = 0, {{}}, ({death},)
-        if len(death) == 1:
-            Grey.deaths[death[0]] = kill
-        else:
-            at(os if death[0] == "replace" else shutil, *death)
-        scoring.score(*made(), sys.argv[2], **SIZES)"""
-    done = subprocess.run([sys.executable, "-c", code, Path(__file__).parent, path], env=alike(), timeout=120)
-    assert done.returncode == -9
-    kept = len(list(path.parent.glob("a.csv.parts/*/0*")))
-    assert kept == {"8": 3, "'replace', 3": 1}.get(death, 5)
+    assert finish(begin(killed, path, name, count)) == -signal.SIGKILL
+    assert len(list(path.parent.glob("a.csv.parts/*/0*"))) == kept
     table = scoring.score(*made(), path, **SIZES)
     assert Grey.calls == 2 * (5 - kept)
     assert content(path.parent) == whole
     assert len(table) == 40
+
+
+def killed(path, name, count):
+    """Score until that call."""
+    calls, module = [], shutil if name == "rmtree" else os
+
+    def kill(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return (kill if len(calls) == count else function)(*arguments, **options)
+
+    Grey.calls, Grey.deaths = 0, {count: kill} if name == "grey" else {}
+    if name != "grey":
+        function = getattr(module, name)
+        setattr(module, name, counted)
+    scoring.score(*made(), path, **SIZES)
 
 
 def test_interrupted(path, whole):
@@ -273,21 +269,15 @@ def test_shards_make_one_table(path, whole, order, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 3])
 def test_processes_that_make_one_table_at_once(path, whole, shards):
-    """Three shards, and three runs of the whole, twice."""
-    code = """if True:
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        from test_store import Grey, SIZES, made, scoring
-        Grey.calls, Grey.deaths = 0, {}
-        scoring.score(*made(), sys.argv[2], **SIZES, shard=(int(sys.argv[3]), int(sys.argv[4])))"""
-
-    def run(i):
-        command = [sys.executable, "-c", code, Path(__file__).parent, path, str(i % shards), str(shards)]
-        return subprocess.run(command, env=alike(), timeout=120, capture_output=True).returncode
-
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(run, range(3))) == [0, 0, 0]
+    """Three shards, and three runs of the whole."""
+    processes = [begin(make, path, (i % shards, shards)) for i in range(3)]
+    assert [finish(process) for process in processes] == [0, 0, 0]
     assert content(path.parent) == whole
+
+
+def make(path, shard):
+    Grey.calls, Grey.deaths = 0, {}
+    scoring.score(*made(), path, **SIZES, shard=shard)
 
 
 def test_another_run_ends_meanwhile(path, whole):
@@ -369,7 +359,7 @@ def test_all_images_fail(broken, path):
 # --- size
 
 
-class Endless:
+class Endless(Source):
     """Any number of images of 16 x 16, made when they are read."""
 
     def read(self, rows, augment, seed):  # noqa: ARG002
@@ -382,8 +372,8 @@ class Endless:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory from /proc")
 def test_memory_does_not_grow_with_the_images(path, monkeypatch):
-    """Kept in memory these rows took 40 MB more at the end than after the first tenth."""
-    resident, n = [], 50_000
+    """Kept in memory these rows took 20 MB more at the end than after the first tenth."""
+    resident, n = [], 25_000
 
     def watch(*_):
         resident.append(int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024)

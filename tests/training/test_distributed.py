@@ -1,12 +1,16 @@
 """Several processes train one model as one process does; what is lost can be continued. Two CPU processes, gloo."""
 
+import atexit
+import dataclasses
 import os
-import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+from processes import begin, finish
 from torch import distributed as dist
 from torch import nn
 
@@ -15,11 +19,11 @@ from lficam.cli import main
 from lficam.models import checkpoints
 from lficam.training import distributed, loop
 from lficam.training.distributed import World
-from lficam.training.jobs import Job, train
+from lficam.training.jobs import Job, read_history, train
 from lficam.training.recipes import Recipe, explainer_recipe
 
 RECIPE = Recipe(epochs=2, batch_size=25, lr=0.001, milestones=())
-SMALL = {"train_count": 101, "validation_count": 33}  # a last batch of one image, which both processes take
+SMALL = {"train_count": 51, "validation_count": 33}  # a last batch of one image, which both processes take
 CLASSIFIER = Job("plain", "resnet-8", recipe=RECIPE, **SMALL)
 
 
@@ -32,71 +36,38 @@ def without_batch_norm(monkeypatch):
     monkeypatch.setattr(nn.BatchNorm2d, "train", eval(EVAL))
 
 
-def launch(home, script, *arguments, launcher=("torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
-    """Two processes that run a script of the test's own, as text, in a project folder."""
-    (home / "script.py").write_text(script)
-    environment = {"LFICAM_HOME": str(home), "OMP_NUM_THREADS": "1", "LFICAM_HEADLESS": "1"}
-    command = [sys.executable, "-m", *launcher, str(home / "script.py"), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=os.environ | environment, cwd=home, **pipes)
+def begin_two(home, call, what, homes=None):
+    """Two processes that call a function, with no launcher to end them, and the files of what they say."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    outputs, homes, processes = [home / f"{rank}.txt" for rank in range(2)], homes or [home, home], []
+    for rank in range(2):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "LFICAM_HOME": homes[rank]}
+        processes.append(begin(call, what, output=outputs[rank], **own, **shared))
+    return processes, outputs
 
 
-def script(job):
-    """A script that trains a job, as text."""
-    return f"""
-from torch import nn
-from lficam.training.jobs import Job, train
-from lficam.training.recipes import Recipe
-nn.BatchNorm2d.train = {EVAL}
-train({job!r})
-"""
-
-
-def finish(process, code=0):
-    output = process.communicate(timeout=120)[0]
-    assert (process.returncode == 0) == (code == 0), output
-    return output
+def train_each(jobs):
+    nn.BatchNorm2d.train = eval(EVAL)
+    for job in jobs:
+        train(job)
+    atexit._run_exitfuncs()  # which a forked process has not
+    print("left behind:", dist.is_initialized())
 
 
 def content(run_folder):
     return checkpoints.read(run_folder / "last.pt")
 
 
-def difference(one, two):
-    """The largest difference between the weights of two runs."""
-    return max((one["model"][name] - two["model"][name]).abs().max().item() for name in one["model"])
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_batch_norm")
-@pytest.mark.parametrize("method", ["plain", "lfi-cam", "tame"])
-def test_two_processes_equal_one(method, home, monkeypatch):
-    job = Job(method, "resnet-8", recipe=RECIPE, **SMALL)
-    if method == "tame":  # of the same classifier, or rounding would change a label
-        recipe = explainer_recipe(epochs=2, batch_size=25, lr=0.0005)
-        job = Job(method, str(train(CLASSIFIER).folder / "best.pt"), recipe=recipe, **SMALL)
-    alone = train(job)
-    other = home / "other"
-    other.mkdir()
-    note = "import atexit, os, torch.distributed as dist\n"
-    note += "atexit.register(lambda: os.write(1, b'left behind: %d\\n' % dist.is_initialized()))\n"
-    output = finish(launch(other, note + script(job)))
-    assert output.count("epoch 2/2") == 1  # process 0 alone speaks
-    assert output.count("left behind: 0") == 2
-    monkeypatch.setenv("LFICAM_HOME", str(other))
-    one, two = content(alone.folder), content(train(job).folder)
-    assert difference(one, two) < 1e-5
-    for row, same in zip(one["history"], two["history"], strict=True):
-        for name in ("train_loss", "validation_loss"):
-            assert row[name] == pytest.approx(same[name], rel=1e-4)
-        for name, n in (("train_accuracy", 101), ("validation_accuracy", 33)):
-            assert same[name] * n == pytest.approx(round(same[name] * n), abs=1e-9)  # of exactly N images
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("without_batch_norm")
-def test_cut_and_continued_with_another_number_of_processes(home, monkeypatch):
-    uncut = train(CLASSIFIER)
+def test_two_processes_equal_one(home, monkeypatch):
+    """Three trainings from the beginning, and before them one that one process has begun: it is cut after an epoch."""
+    recipe = explainer_recipe(epochs=2, batch_size=25, lr=0.0005)
+    classifier = str(train(CLASSIFIER).folder / "best.pt")  # of the same one, or rounding would change a label
+    jobs = [CLASSIFIER, dataclasses.replace(CLASSIFIER, recipe=dataclasses.replace(RECIPE, seed=7))]
+    jobs += [Job("lfi-cam", "resnet-8", recipe=RECIPE, **SMALL), Job("tame", classifier, recipe=recipe, **SMALL)]
+    alone = [content(train(job).folder) for job in jobs]
     other = home / "other"
     other.mkdir()
     monkeypatch.setenv("LFICAM_HOME", str(other))
@@ -106,31 +77,48 @@ def test_cut_and_continued_with_another_number_of_processes(home, monkeypatch):
         keep(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "keep", cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(CLASSIFIER)
-    monkeypatch.setattr(checkpoints, "keep", keep)
-    assert "epoch 2/2" in finish(launch(other, script(CLASSIFIER)))
-    assert difference(content(uncut.folder), content(train(CLASSIFIER).folder)) < 1e-5
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "keep", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(CLASSIFIER)
+    processes, outputs = begin_two(other, train_each, jobs)
+    codes, said = [finish(process) for process in processes], [output.read_text() for output in outputs]
+    assert codes == [0, 0], said
+    assert (said[0].count("epoch 1/2"), said[0].count("epoch 2/2")) == (3, 4)
+    assert "epoch" not in said[1]  # process 0 alone speaks
+    assert all(text.endswith("left behind: False\n") for text in said)
+    for job, one in zip(jobs, alone, strict=True):
+        two = content(train(job).folder)
+        assert max((one["model"][name] - two["model"][name]).abs().max().item() for name in one["model"]) < 1e-5
+        for row, same in zip(one["history"], two["history"], strict=True):
+            for name in ("train_loss", "validation_loss"):
+                assert row[name] == pytest.approx(same[name], rel=1e-4)
+            for name, n in (("train_accuracy", 51), ("validation_accuracy", 33)):
+                assert same[name] * n == pytest.approx(round(same[name] * n), abs=1e-9)  # of exactly N images
 
 
 @pytest.mark.slow
-def test_after_a_killed_process_the_training_continues(home):
-    job = Job("plain", "resnet-8", recipe=Recipe(epochs=40, batch_size=25, lr=0.001, milestones=()), **SMALL)
-    note = "import os, pathlib\npathlib.Path('pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
-    process = launch(home, note + script(job))
-    for line in process.stdout:
-        if "epoch 2/40" in line:
-            os.kill(int((home / "pid1").read_text()), signal.SIGKILL)
-            break
-    finish(process, code=1)
+def test_a_killed_process_ends_the_other_whose_epochs_are_kept(home):
+    job = dataclasses.replace(CLASSIFIER, recipe=dataclasses.replace(RECIPE, epochs=1000))
+    processes, (output, _) = begin_two(home, train, job)
+    while "epoch 2/1000" not in (output.read_text() if output.exists() else ""):
+        assert processes[0].is_alive()
+        time.sleep(0.02)
+    processes[1].kill()
+    assert finish(processes[0]) == 1
+    assert "Process 0 of 2 was left by another one, which failed or was killed" in output.read_text()
     (last,) = home.glob("runs/*/*/last.pt")
-    done = len(checkpoints.read(last)["history"])
-    assert 2 <= done < 40
-    again = launch(home, script(job))
-    assert f"epoch {done + 1}/40" in next(line for line in again.stdout if "epoch" in line)  # not from the beginning
-    again.terminate()
-    again.communicate()
+    assert 2 <= len(read_history(last.parent)) < 1000
+
+
+@pytest.mark.slow
+def test_processes_have_to_see_the_same_checkpoints(home, monkeypatch):
+    monkeypatch.setenv("LFICAM_HOME", str(home / "1"))
+    train(CLASSIFIER)
+    processes, outputs = begin_two(home, train, CLASSIFIER, [home / "0", home / "1"])
+    assert [finish(process) for process in processes] == [1, 1]
+    for output in outputs:
+        assert "the processes see different images, classifiers or checkpoints" in output.read_text()
 
 
 @pytest.mark.parametrize("text", ["gloo: closed by peer", "of our own"])
@@ -142,33 +130,51 @@ def test_a_process_that_is_left_says_so(text, monkeypatch):
         raise RuntimeError(text)
 
 
+SCRIPT = """
+import atexit, os, sys, time
+from lficam.cli import main
+assert os.environ["WORLD_SIZE"] == "2"
+if os.environ["RANK"] == "0":
+    atexit.register(time.sleep, 2)
+train = "train --method plain --backbone resnet-8 --count 60 --milestones --epochs".split()
+assert main([*train, "1", "--lr", "0.01"]) == 0
+sys.exit(main([*train, "3", "--lr", "1e30"]))
+"""
+
+
 @pytest.mark.slow
 def test_accelerate_launches_the_command_line(home):
+    """What all processes say is said once, however slowly the first one ends, and with no traceback or advice of those
+    that the launcher, in which torchrun works, ends."""
+    (home / "script.py").write_text(SCRIPT)
     launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launcher = [*launcher.split(), "--dynamo_backend", "no", "--main_process_port", "0"]
-    text = "import os, sys\nfrom lficam.cli import main\nassert os.environ['WORLD_SIZE'] == '2'\n"
-    text += "sys.exit(main(sys.argv[1:]))\n"
-    options = "train --method plain --backbone resnet-8 --count 60 --epochs 1 --milestones --lr 0.01"
-    output = finish(launch(home, text, *options.split(), launcher=launcher))
+    options = "--dynamo_backend no --main_process_port 0 script.py"
+    command = [sys.executable, "-m", *launcher.split(), *options.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LFICAM_HEADLESS": "1"}
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output
     assert output.count("best validation accuracy") == 1
-    assert output.count("On CPUs batch norm sees each process's own part") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [("--lr 1e30 --epochs 3", "diverged in epoch 2"), ("--lr -1", "lr: expected a number above 0, got -1.0.")],
-    ids=["divergence", "settings"],
-)
-def test_what_all_processes_say_is_said_once(options, sentence, home):
-    """However slowly the first process ends, and with no traceback or advice of the processes that it ends."""
-    text = "import atexit, os, sys, time\nfrom lficam.cli import main\n"
-    text += "if os.environ['RANK'] == '0':\n    atexit.register(time.sleep, 4)\nsys.exit(main(sys.argv[1:]))\n"
-    arguments = f"train --method plain --backbone resnet-8 --count 60 {options}".split()
-    output = finish(launch(home, text, *arguments), code=1)
-    assert output.count(sentence) == 1, output
+    assert output.count("On CPUs batch norm sees each process's own part") == 2  # in both trainings
+    assert output.count("diverged in epoch 2") == 1, output
     assert "start the same command again" not in output
     assert "During handling of the above exception" not in output
+
+
+def test_wrong_settings_are_said_by_the_first_process(monkeypatch, capsys):
+    """The others wait to be ended."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("lficam.cli.time.sleep", sys.exit)
+    command = ["train", "--method", "plain", "--backbone", "resnet-8", "--lr", "-1"]
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        if rank == "0":
+            assert main(command) == 2
+            assert "lr: expected a number above 0, got -1.0." in capsys.readouterr().err
+        else:
+            with pytest.raises(SystemExit, match="20"):
+                main(command)
+            assert not capsys.readouterr().err
 
 
 def test_other_commands_refuse_a_launcher(monkeypatch, capsys):
@@ -207,13 +213,3 @@ def test_one_process_alone_changes_nothing():
     assert distributed.ALONE.gather(labels) == (labels, 0)
     assert distributed.ALONE.images(2) == 2
     assert loop.best_device().index is None
-
-
-@pytest.mark.slow
-def test_processes_have_to_see_the_same_checkpoints(home):
-    text = "import os\nos.environ['LFICAM_HOME'] += '/' + os.environ['RANK']\n"
-    text += "import pathlib, shutil\nhere = pathlib.Path(os.environ['LFICAM_HOME'])\n"
-    text += "if os.environ['RANK'] == '1':\n    shutil.copytree(here.parent / 'runs', here / 'runs')\n"
-    train(CLASSIFIER)
-    output = finish(launch(home, text + script(CLASSIFIER)), code=1)
-    assert "the processes see different images, classifiers or checkpoints" in output

@@ -2,14 +2,13 @@
 
 import csv
 import dataclasses
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from processes import begin
 
 import lficam
 from lficam import files
@@ -21,12 +20,6 @@ from lficam.training.jobs import Job, Recipe, train
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.05, milestones=(2,), seed=3, deterministic=True)
 SMALL = {"train_count": 64, "validation_count": 60}
 JOB = Job("lfi-cam", "resnet-8", recipe=RECIPE, **SMALL)
-SCRIPT = f"""
-import os, torch
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # as conftest.py
-from lficam.training.jobs import Job, Recipe, train
-train({JOB!r})
-"""
 
 
 def weights(folder, name="last.pt"):
@@ -59,17 +52,17 @@ def test_killed_and_resumed_equals_uncut_to_the_bit(home, monkeypatch, tmp_path)
 
 def kill_after_epoch(epoch, home):
     """Run the job in a process of its own and kill it, no warning given, once that epoch is on disk."""
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    process = begin(train, JOB)
     try:
         for _ in range(6000):
             logs = list(home.glob("runs/*/*/log.csv"))
             if logs and len(logs[0].read_text().splitlines()) > epoch:
                 break
-            assert process.poll() is None, "the training ended before it could be killed"
+            assert process.is_alive(), "the training ended before it could be killed"
             time.sleep(0.01)
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 @pytest.mark.usefixtures("home")

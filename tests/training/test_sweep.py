@@ -1,15 +1,18 @@
-"""Trainings side by side: the same bits as one after the other, and one failure does not stop the rest."""
+"""Trainings side by side: the same bits as one after the other, and one failure does not stop the rest.
 
+Every test has a project folder of its own, which workers only find if they get the caller's environment.
+"""
+
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
+from processes import begin, finish
 
 import lficam
 from lficam import files
@@ -17,7 +20,7 @@ from lficam.errors import InputError
 from lficam.explainers.frozen import find
 from lficam.models import checkpoints
 from lficam.training import sweep
-from lficam.training.jobs import Job, Recipe, finished_folder, train
+from lficam.training.jobs import Job, Recipe, finished_folder, read_history, train
 from lficam.training.recipes import explainer_recipe
 from lficam.training.sweep import frozen, train_all
 
@@ -31,11 +34,12 @@ def job(seed, epochs=1, backbone="resnet-8"):
 
 def alone(job, home, monkeypatch):
     """The run of a job that this process trains elsewhere, with one thread."""
-    monkeypatch.setenv("LFICAM_HOME", str(home / "alone"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(job)
+        with monkeypatch.context() as patch:
+            patch.setenv("LFICAM_HOME", str(home / "alone"))
+            return train(job)
     finally:
         torch.set_num_threads(threads)
 
@@ -69,52 +73,33 @@ def test_parallel_trainings_are_found_again_and_fail_alone(home, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing_but_time(home, monkeypatch, capsys):
-    """Each training is killed at its first checkpoint and begun again, and ends with the bits of a whole one."""
-    trap = home / "trap.py"
-    trap.write_text(
-        "import os, pathlib, signal\n"
-        "from lficam.models import checkpoints\n"
-        "keep = checkpoints.keep\n"
-        "def killed(model, optimizer, history, folder, *rest):\n"
-        "    keep(model, optimizer, history, folder, *rest)\n"
-        "    mark = pathlib.Path(folder, 'killed')\n"
-        "    if not mark.exists():\n"
-        "        mark.touch()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "checkpoints.keep = killed\n"
-    )
-    jobs = {seed: job(seed, epochs=2) for seed in (1, 2)}
-    monkeypatch.setattr(sweep.Workers, "_pool", staticmethod(lambda: pool_that_runs(trap)))
-    runs = train_all(jobs, parallel=2)
-    told = capsys.readouterr().out
-    assert told.count("its process was killed, once more from the last checkpoint") == 2
-    assert all((run.folder / "killed").exists() and len(run.history) == 2 for run in runs.values())
-    assert same_bits(alone(jobs[1], home, monkeypatch), runs[1])
-
-
-def pool_that_runs(path):
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=prepare, initargs=(str(path),))
-
-
-def prepare(path):
-    sweep._begin()
-    exec(Path(path).read_text(), {})
-
-
-@pytest.mark.slow
-def test_a_job_whose_process_is_killed_again_fails_alone(home, monkeypatch):  # noqa: ARG001
-    jobs = {"one": job(1), "two": job(2)}
+    """Killed at its first checkpoint a training is begun again, once, and ends with the bits of a whole one."""
+    jobs = {seed: job(seed, epochs=2) for seed in (1, 2)} | {"never": job(3)}
     monkeypatch.setattr(sweep, "_quietly", deadly)
-    with pytest.raises(InputError, match="1 of 2 trainings failed; the first: two: its process was killed twice"):
-        train_all(jobs, parallel=1)
-    assert finished_folder(jobs["one"])
+    with pytest.raises(InputError, match="1 of 3 trainings failed; the first: never: its process was killed twice"):
+        train_all(jobs, parallel=2)
+    assert capsys.readouterr().out.count("its process was killed, once more from the last checkpoint") == 3
+    for seed in (1, 2):
+        folder = finished_folder(jobs[seed])
+        assert (folder / "killed").exists()
+        assert len(read_history(folder)) == 2
+    assert same_bits(alone(jobs[1], home, monkeypatch), train(jobs[1]))
 
 
 def deadly(job, options):
-    if job.recipe.seed == 2:
+    """What a worker does, but for the kills: always in the third job, else after the first checkpoint."""
+    keep = checkpoints.keep
+
+    def killed(model, optimizer, history, folder, *rest):
+        keep(model, optimizer, history, folder, *rest)
+        if not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if job.recipe.seed == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    train(job, **options)
-    return 0.5
+    checkpoints.keep = killed
+    return max(row["validation_accuracy"] for row in train(job, **options).history)
 
 
 @pytest.mark.slow
@@ -150,7 +135,7 @@ def test_frozen_lie_where_the_trained_do(home, monkeypatch):
 
 @pytest.mark.slow
 def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG001
-    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(600,))
     other.start()
     said = []
 
@@ -167,6 +152,21 @@ def test_stopping_ends_its_own_processes_alone(home, monkeypatch):  # noqa: ARG0
     finally:
         other.kill()
         other.join()
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_caller(home):
+    caller = begin(train_all, {"forever": job(1, epochs=10**6)}, 1)
+    while not (logs := list(home.glob("runs/*/*/log.csv"))):
+        assert caller.is_alive()
+        time.sleep(0.02)
+    caller.kill()
+    finish(caller)
+    for _ in range(1000):  # until nobody holds the lock of the training
+        with contextlib.suppress(InputError), files.locked(logs[0].with_name("last.pt")):
+            return
+        time.sleep(0.02)
+    pytest.fail("the training goes on")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from .tables import number, read_csv
 
 COLUMNS = ["notebook", "table", "row", "column", "seed", "value"]
 PLACE = "seed-"  # of a seed's results: reports/PROFILE/seed-3
-LEFT_OUT = ("published", "source", "seed")  # columns of tables that no run has made
+LEFT_OUT = ("published", "last epoch", "source", "seed")  # columns of tables that no run has made
 MADE = ("reproduced", "iou", "difference")  # columns that "low" and "high" are the interval of
 FREE = ("seed", "parallel", "workers", "examples", "fresh", "tensorboard", "data_root", "output", "profile")
 WIDE = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")  # a number with its interval in one cell

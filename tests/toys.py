@@ -12,6 +12,7 @@ folder = pathlib.Path(output)
 (folder / "f.png").write_bytes(b"png")
 record = {"notebook": NAME, "profile": profile, "command": os.environ["LFICAM_COMMAND"], "seconds": 1.5,
           "parameters": {"lr": lr, "name": name}, "versions": {"python": "3"}, "started": "today",
+          "settings": json.loads(os.environ["LFICAM_SETTINGS"]),
           "tables": [{"file": "t.csv", "title": "A < B", "caption": "N = 2", "digits": {"score": 2}}],
           "figures": [{"file": "f.png", "title": "Maps", "caption": "c"}], "results": {}}
 (folder / "record.json").write_text(json.dumps(record))

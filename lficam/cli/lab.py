@@ -18,9 +18,14 @@ def add_commands(commands: _SubParsersAction, command: Command) -> None:
     one = command(commands, reproduce, "reproduce", "run all of a profile: trainings, evaluations, notebooks, report")
     one.add_argument("--profile", default="desk", help="folder of parameter files (default: desk)")
     one.add_argument("--cores", type=int, metavar="N", help="processor cores to use (default: all)")
+    one.add_argument("--seeds", metavar="1-5", help="several runs that differ in the seed, each with its own results")
     one.add_argument("--dry-run", action="store_true", help="print what would run")
     one.add_argument("--wait", action="store_true", help="for another one of this profile to end")
     one.add_argument("snakemake", nargs="*", metavar="-- ARGUMENT", help="for Snakemake, after --")
+
+    one = command(commands, verify, "verify", "judge whether the results agree with the reference, number by number")
+    one.add_argument("--profile", default="desk", help="which results (default: desk)")
+    one.add_argument("--reference", metavar="FOLDER", help="with values.csv (default: figures/PROFILE)")
 
     one = command(commands, plan, "plan", "print what a profile would run, what it costs and what it lacks")
     one.add_argument("--profile", default="desk", help="folder of parameter files (default: desk)")
@@ -61,9 +66,21 @@ def run_notebooks(arguments: Namespace) -> None:
 
 def reproduce(arguments: Namespace) -> None:
     """`lficam reproduce`."""
-    from ..lab.graph.reproduce import reproduce
+    from ..lab.graph.reproduce import reproduce, seeds_of
 
-    reproduce(arguments.profile, arguments.cores, arguments.dry_run, arguments.wait, arguments.snakemake)
+    seeds = seeds_of(arguments.seeds) if arguments.seeds else ()
+    reproduce(arguments.profile, arguments.cores, arguments.dry_run, arguments.wait, arguments.snakemake, seeds)
+
+
+def verify(arguments: Namespace) -> int:
+    """`lficam verify`: exit code 0 where the results agree, 1 where they differ (2: nothing can be judged)."""
+    from ..lab.report.page import results_of
+    from ..lab.report.verify import text, verify
+
+    results_of(arguments.profile)
+    found, reference = verify(arguments.profile, arguments.reference)
+    print(text(found, reference, arguments.profile))
+    return int(not all(one.agrees for one in found))
 
 
 def plan(arguments: Namespace) -> None:
@@ -98,7 +115,7 @@ def report(arguments: Namespace) -> None:
 
 def publish_results(arguments: Namespace) -> None:
     """`lficam publish`."""
-    from ..lab.report.records import publish
+    from ..lab.report.publish import publish
 
     for folder in publish(arguments.profile):
         print(folder)

@@ -12,7 +12,10 @@ def _paper(name):
 
 
 def published_accuracy() -> pd.DataFrame:
-    """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source."""
+    """The papers' top-1 accuracies in percent: columns dataset, backbone, method, published (NaN: unread), source.
+
+    Of ABN, "published" is the best epoch on the test set; a column "last epoch" has what the authors' logs end with.
+    """
     error, lfi, rows = _paper("abn_top1_error"), _paper("lfi_top1_accuracy"), []
     for column, method in (("baseline_error_pct", "plain"), ("abn_error_pct", "abn")):
         rows.append((error, method, (100 - error[column]).round(2), "ABN, CVPR 2019"))
@@ -22,7 +25,20 @@ def published_accuracy() -> pd.DataFrame:
         table[["dataset", "backbone"]].assign(method=method, published=published, source=source)
         for table, method, published, source in rows
     ]
-    return pd.concat(parts, ignore_index=True)
+    last = _paper("abn_best_and_last")
+    last = last[["dataset", "backbone"]].assign(
+        method="abn", source="ABN, CVPR 2019", **{"last epoch": (100 - last.abn_last_error_pct).round(2)}
+    )
+    table = pd.concat(parts, ignore_index=True).merge(last, how="left")
+    return table[["dataset", "backbone", "method", "published", "last epoch", "source"]]
+
+
+def published_trainings() -> pd.DataFrame:
+    """What ABN's authors logged after every epoch: tables/papers/abn_training_logs.csv.
+
+    Columns dataset, backbone, epoch, learning_rate, train_loss, test_loss, train_top1_error_pct, test_top1_error_pct.
+    """
+    return _paper("abn_training_logs")
 
 
 def published_iou() -> tuple[pd.DataFrame, ...]:
@@ -70,8 +86,9 @@ def dataset_title(name: str) -> str:
 def backbone_title(name: str) -> str:
     """The papers' name of a backbone: "resnet-110", "resnet110" and "lfi-resnet110" are "ResNet-110".
 
-    Which DenseNet, Wide ResNet and ResNeXt the published numbers belong to is not stated: the recipes' are taken.
+    The authors' logs say which DenseNet, Wide ResNet and ResNeXt ABN's numbers belong to.
     """
-    named = {"densenet-bc-100-12": "DenseNet", "wrn-28-10": "Wide ResNet", "resnext-29-8x64": "ResNeXt"}
+    named = {"densenet-bc-100-12": "DenseNet-BC-100-12", "wrn-28-10": "WRN-28-10"}
+    named |= {"resnext-29-8x64": "ResNeXt-29-8x64"}
     match = re.fullmatch(r"(?:lfi-)?resnet-?(\d+)", name)
     return f"ResNet-{match[1]}" if match else named.get(name, name)

@@ -24,12 +24,14 @@ def jobs(
     recipe: str,
     variations: Mapping[str, Sequence[float]],
     changes: Mapping[str, Any],
+    seed: int = 1,
     **options: Any,
 ) -> dict[tuple[str, str, int], Job]:
     """One training per data set, method and setting: {(dataset, method, number from 1): Job}.
 
     backbones: {method: name}. recipe, changes: what all have in common (`recipes.find`). variations: {setting of the
-    recipe: factors on it}, a factor per model, which model i has with seed i. options: fields of `Job`.
+    recipe: factors on it}, a factor per model. seed: of M models, model i has the seed (seed - 1) M + i, so that other
+    seeds are other models. options: fields of `Job`.
     Raises `InputError` for other settings than `VARIED`, and where their factors differ in number.
     """
     for name in variations:
@@ -37,14 +39,14 @@ def jobs(
     lengths = {name: len(factors) for name, factors in variations.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise InputError(f"variations: expected lists of one length, a factor per model, got {lengths}.")
-    found = {}
+    found, models = {}, next(iter(lengths.values()))
     for dataset, (method, backbone) in itertools.product(datasets, backbones.items()):
         common = recipes.find(recipe, method, dataset, backbone, **changes)
         for i, factors in enumerate(zip(*variations.values(), strict=True), start=1):
             varied: dict[str, Any] = {
                 name: _times(getattr(common, name), factor) for name, factor in zip(variations, factors, strict=True)
             }
-            own = dataclasses.replace(common, seed=i, **varied)
+            own = dataclasses.replace(common, seed=(seed - 1) * models + i, **varied)
             found[dataset, method, i] = Job(method, backbone, dataset=dataset, recipe=own, **options)
     return found
 

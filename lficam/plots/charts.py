@@ -54,6 +54,30 @@ def training_curves(histories: Histories) -> Figure:
 
 
 @styled
+def authors_trainings(log: pd.DataFrame, ours: Histories, place: tuple[str, str]) -> Figure:
+    """What ABN's authors logged, a panel a network: error (%) over the epochs, dotted training, solid test.
+
+    log: of `papers.published_trainings`. ours: {method: [dict per epoch]} of the data set and backbone `place`; where
+    there is a panel of these, dashed: the error on validation images.
+    """
+    groups = list(log.groupby(["dataset", "backbone"], sort=False))
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.9 * len(groups), 2.3), sharey=True)
+    for axis, (where, part) in zip(axes, groups, strict=True):
+        axis.plot(part.epoch, part.train_top1_error_pct, ":", color="0.5", linewidth=1)
+        axis.plot(part.epoch, part.test_top1_error_pct, "-", color=look("abn").colour, linewidth=1.2)
+        for method, history in ours.items() if where == place else ():
+            errors = [100 - 100 * row["validation_accuracy"] for row in history]
+            axis.plot([row["epoch"] for row in history], errors, "--", color=look(method).colour, linewidth=1.2)
+        best = part.loc[part.test_top1_error_pct.idxmin()]
+        axis.plot(best.epoch, best.test_top1_error_pct, "o", color="black", markersize=3)
+        last = part.iloc[-1].test_top1_error_pct
+        axis.set_title(f"{where[1]}\n{where[0]}: {best.test_top1_error_pct:.1f}, at last {last:.1f}", fontsize=7)
+        axis.set(xlabel="epoch", ylim=(0, 80))
+    axes[0].set_ylabel("top-1 error (%)")
+    return figure
+
+
+@styled
 def loss_terms(histories: Histories) -> Figure:
     """The weighted terms of the loss over the epochs, solid training, dotted validation, a panel a term.
 

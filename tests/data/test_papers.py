@@ -12,6 +12,14 @@ def test_published_numbers_are_the_files():
     table = papers.published_accuracy()
     row = table[(table.dataset == "CIFAR-100") & (table.backbone == "ResNet-110") & (table.method == "abn")]
     assert row.published.dropna().tolist() == [77.5]  # 22.5 % error
+    assert row["last epoch"].dropna().tolist() == [76.97]  # 23.03 %, of the same training
+    log = papers.published_trainings()
+    best = log.groupby("backbone").test_top1_error_pct.min()
+    assert best[["ResNet-110", "WRN-28-10"]].tolist() == [22.82, 18.11]
+    assert log.groupby(["dataset", "backbone"]).epoch.max().tolist() == [300, 300, 300, 300, 90]
+    of_abn = table[(table.method == "abn") & (table.source == "ABN, CVPR 2019")]
+    assert set(log.backbone) <= set(of_abn.backbone)
+    assert of_abn["last epoch"].notna().all()
     lfi = table[table.method == "lfi-cam"]
     assert len(lfi) == 5
     assert lfi.published.isna().all()
@@ -40,5 +48,5 @@ def test_beside_published_keeps_both_sides():
 
 def test_backbones_are_named_as_in_the_papers():
     names = {"resnet-110": "ResNet-110", "resnet50": "ResNet-50", "lfi-resnet18": "ResNet-18"}
-    names |= {"wrn-28-10": "Wide ResNet", "vgg16_bn": "vgg16_bn"}
+    names |= {"wrn-28-10": "WRN-28-10", "vgg16_bn": "vgg16_bn"}
     assert {name: papers.backbone_title(name) for name in names} == names

@@ -20,7 +20,7 @@ from PIL import Image
 from lficam.cli import main
 from lficam.lab.report import latex
 from lficam.lab.report.page import write_index
-from lficam.lab.report.records import publish
+from lficam.lab.report.publish import publish
 from lficam.lab.report.results import Report
 from lficam.lab.report.tables import difference, readable
 from lficam.plots import pictures

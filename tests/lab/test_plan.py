@@ -47,6 +47,23 @@ def smoke():
     return plan.collect("smoke")
 
 
+def test_seeds_are_runs_of_their_own_in_one_graph(smoke):
+    """Seed 1 trains what a run without seeds does; another seed shares nothing with it but the report."""
+    steps = plan.collect("smoke", [1, 2])
+    trainings = {step.id for step in steps if step.kind == "train"}
+    single = {step.id for step in smoke if step.kind == "train"}
+    assert single < trainings
+    assert len(trainings) == 2 * len(single)
+    notebooks = [step for step in steps if step.kind == "notebook"]
+    assert sorted((step.values["notebook"], step.values["seed"]) for step in notebooks) == [
+        (name, seed) for name in run.of_profile("smoke") for seed in (1, 2)
+    ]
+    for step in notebooks:
+        assert run.prepare(profile="smoke", **step.values).folder.parent.name == f"seed-{step.values['seed']}"
+        others = trainings - single if step.values["seed"] == 1 else single
+        assert not others & set(step.needs)
+
+
 def test_steps_come_after_what_they_need(smoke):
     seen = set()
     for step in smoke:

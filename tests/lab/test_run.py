@@ -15,7 +15,8 @@ from toys import PARAMETERS, RECORD, finished, toy
 
 from lficam import InputError, files
 from lficam.lab.notebooks.run import RunError, prepare, run, run_all
-from lficam.lab.report.records import publish, read_record
+from lficam.lab.report.publish import publish
+from lficam.lab.report.records import read_record
 
 
 def left(home):
@@ -64,6 +65,7 @@ def test_success_replaces_the_earlier_report(home, capfd):
     assert left(home) == {"01_toy", "index.html"}
     record = json.loads(path.read_bytes())
     assert record["parameters"] == {"lr": 1, "name": 'it\'s "x\\y"'}
+    assert (record["settings"]["steps"], record["settings"]["epochs"]) == ([5], 2)
     assert record["command"] == "lficam run 01_toy --profile smoke --set 'steps=[5]' --set extra=1.0e-05"
     assert f"hello 1e-05 True {home}\n" in capfd.readouterr().out
     assert prepare("01_toy", "smoke", {"extra": 1e-5, "steps": [5]}).timeout is None

@@ -19,6 +19,8 @@ def test_a_job_per_data_set_method_and_setting():
     assert (job.dataset, job.method, job.backbone) == ("catdog", "lfi-cam", "lfi-resnet18")
     recipe = job.recipe
     assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay, recipe.seed) == (300, 128, 0.08, 5e-4, 2)
+    others = stability.jobs(["stl10", "catdog"], backbones, "paper", variations, {"lr": 0.05}, 3)
+    assert [others["stl10", "abn", i].recipe.seed for i in (1, 2)] == [5, 6]
 
 
 @pytest.mark.parametrize(

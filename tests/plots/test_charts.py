@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lficam.data import papers
 from lficam.data.papers import published_iou
 from lficam.metrics import statistics
 from lficam.metrics.conventions import CONVENTIONS
@@ -32,6 +33,15 @@ def rows():
 def shown(axis):
     """Points drawn with a mark."""
     return [tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() not in ("None", "")]
+
+
+def test_the_authors_trainings_have_a_panel_each_and_ours_where_it_belongs():
+    log = papers.published_trainings()
+    ours = {"abn": [{"epoch": 1, "validation_accuracy": 0.25}, {"epoch": 2, "validation_accuracy": 0.5}]}
+    panels = charts.authors_trainings(log, ours, ("CIFAR-100", "WRN-28-10")).axes
+    assert [len(panel.lines) for panel in panels] == [3, 3, 4, 3, 3]
+    assert "18.1, at last 20.0" in panels[2].get_title()
+    assert panels[2].lines[2].get_ydata().tolist() == [75, 50]
 
 
 def test_trainings():

@@ -47,13 +47,14 @@ class Step:
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def collect(profile: str) -> list[Step]:
-    """The `Step`s of a profile, in an order in which they can be run.
+def collect(profile: str, seeds: Sequence[int] = ()) -> list[Step]:
+    """The `Step`s of a profile, in an order in which they can be run; with seeds, of all notebooks for each of them.
 
     Raises `InputError` for wrong parameters, and for cells that do not give jobs.
     """
     found: dict[str, Step] = {}
-    for prepared in [run.prepare(name, profile) for name in run.of_profile(profile)]:
+    names = run.of_profile(profile)
+    for prepared in [run.prepare(name, profile, seed=seed) for seed in seeds or (None,) for name in names]:
         for step in _of_notebook(prepared):
             found.setdefault(step.id, step)
     notebooks = [step.id for step in found.values() if step.kind == "notebook"]
@@ -66,7 +67,8 @@ def _of_notebook(prepared: run.Prepared) -> list[Step]:
     from ...training.jobs import Job
     from ...training.sweep import classifiers_of
 
-    name = prepared.name
+    name, seed = prepared.name, prepared.seed
+    words = "" if seed is None else f", seed {seed}"
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         space = execute(prepared, ("jobs",))
     jobs = space.get("jobs", {})
@@ -77,15 +79,15 @@ def _of_notebook(prepared: run.Prepared) -> list[Step]:
     options = {option: space[option] for option in ("workers", "tensorboard") if space.get(option)}
     steps = [_training(job, options, name) for job in classifiers_of(jobs.values())]
     for key, job in jobs.items():
-        words = " ".join(map(str, key)) if isinstance(key, tuple) else key
-        steps.append(_training(job, options, f"{name}: {words}"))
+        what = " ".join(map(str, key)) if isinstance(key, tuple) else key
+        steps.append(_training(job, options, f"{name}: {what}{words}"))
     before = [step.id for step in steps]
     parameters = {key: space[key] for key in read_defaults(prepared.source) if key not in ("profile", "output")}
     evaluated = bool(cells(prepared.source, ("evaluate",)))
     kinds = [("evaluate", f"evaluation of {name}", ("jobs", "evaluate"))] * evaluated
     for kind, title, tags in [*kinds, ("notebook", f"notebook {name}", ())]:
-        step = f"{kind}-{name}-{digest(parameters, code(), cells(prepared.source, tags))}"
-        steps.append(Step(step, kind, title, before, values={"notebook": name}))
+        step = f"{kind}-{name}-{digest(parameters, code(), cells(prepared.source, tags), seed)}"
+        steps.append(Step(step, kind, title + words, before, values={"notebook": name, "seed": seed}))
         before = [step]
     return steps
 
@@ -177,15 +179,15 @@ def is_finished(profile: str, step: Step) -> bool:
         if step.kind == "train":
             return all((files.root() / facts["folder"] / name).is_file() for name in ("best.pt", "last.pt"))
         if step.kind == "notebook":
-            return facts["record"] == record_digest(profile, step.values["notebook"])
+            return facts["record"] == record_digest(profile, **step.values)
     except (OSError, ValueError, KeyError):
         return False
     return True
 
 
-def record_digest(profile: str, notebook: str) -> str:
+def record_digest(profile: str, notebook: str, seed: int | None = None) -> str:
     """SHA-256 of a finished notebook's record. Raises `ValueError` when it does not hold."""
-    place = folder(profile).with_name(notebook)
+    place = run.folder_of(profile, notebook, seed)
     read_record(place)
     return hashlib.sha256((place / "record.json").read_bytes()).hexdigest()
 

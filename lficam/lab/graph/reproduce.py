@@ -23,6 +23,7 @@ from ...progress import say
 from ..notebooks import run
 from ..notebooks.kernel import ending
 from ..notebooks.run import RunError
+from ..report.verify import text, verify
 from . import plan
 from .steps import GRACE, POLL, events, last_line, open_log, tell
 
@@ -30,10 +31,16 @@ ELSEWHERE = ("--executor", "-e", "--workflow-profile", "--profile")  # Snakemake
 
 
 def reproduce(
-    profile: str, cores: int | None = None, dry_run: bool = False, wait: bool = False, extra: Sequence[str] = ()
+    profile: str,
+    cores: int | None = None,
+    dry_run: bool = False,
+    wait: bool = False,
+    extra: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> None:
     """Run what is not finished of a profile; what fails does not stop the rest, and a failed step is tried twice.
 
+    seeds: of several runs that differ in nothing else; the results of each lie in reports/PROFILE/seed-SEED.
     cores: by default all of this machine. extra: arguments for Snakemake. wait: for another one of this profile to end.
     The report is written in any case. Raises `InputError` when another one runs, `RunError` with the first failure's
     exit code, 130 when interrupted.
@@ -45,7 +52,7 @@ def reproduce(
     choose("profile", profile, run.profiles())
     home = plan.folder(profile)
     with alone(home, wait):
-        steps = laid_out(profile, cores or files.cores())
+        steps = laid_out(profile, cores or files.cores(), seeds)
         todo = plan.unfinished(profile, steps)
         say(f"{len(steps)} steps, {len(steps) - len(todo)} of them finished; logs in {short(home.parent / 'logs')}")
         if dry_run:
@@ -56,11 +63,36 @@ def reproduce(
         story = Story(home, len(steps), len(steps) - len(todo))
         status, interrupted = _run(_command(home, cores, extra), home, story)
         _finish(profile, steps, story, status, interrupted)
+    _verdict(profile)
 
 
-def laid_out(profile: str, cores: int) -> list[plan.Step]:
+def _verdict(profile: str) -> None:
+    """Say whether the results agree with the reference, where there is one."""
+    reference = files.root() / "figures" / profile
+    if (reference / "values.csv").is_file():
+        try:
+            say(text(*verify(profile), profile))
+        except InputError as error:
+            say(f"Not compared with the reference: {error}")
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that "1-5" or "1,3,8" names. Raises `InputError`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        ends = [first, last] if dash else [first, first]
+        if not all(end.isdecimal() and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
+            raise InputError(f"--seeds {text}: expected whole numbers from 1 on, as 1-5 or 1,3,8, got {part!r}.")
+        found += range(int(ends[0]), int(ends[1]) + 1)
+    if len(set(found)) < len(found):
+        raise InputError(f"--seeds {text}: a seed stands there twice; give each once.")
+    return found
+
+
+def laid_out(profile: str, cores: int, seeds: Sequence[int] = ()) -> list[plan.Step]:
     """The plan of a profile, written for this machine: who takes how many cores, and whether a GPU."""
-    steps, gpus = plan.collect(profile), len(gpu_names())
+    steps, gpus = plan.collect(profile, seeds), len(gpu_names())
     for step in steps:
         whole = cores if step.kind in ("evaluate", "notebook") else step.threads
         step.threads = max(1, min(cores // gpus if gpus else whole, cores))
@@ -192,7 +224,7 @@ def _finish(profile: str, steps: Sequence[plan.Step], story: Story, status: int,
             _blame(profile, steps, {name: event["reason"] for name, event in failed.items()})
         except InputError as error:  # which must not hide the first failure
             say(f"lficam: {error}", sys.stderr)
-    if page := run.page(home.parent):
+    if page := run.report(home.parent):
         say(f"Report: {short(page)}")
     if interrupted:
         raise RunError("interrupted; the same command continues.", 130)
@@ -216,5 +248,5 @@ def _blame(profile: str, steps: Sequence[plan.Step], lost: dict[str, str]) -> No
             continue
         lost[step.id] = lost[cause.id] if cause.kind != "train" else f"{cause.title} failed: {lost[cause.id]}"
         if step.kind == "notebook":
-            prepared = run.prepare(step.values["notebook"], profile)
+            prepared = run.prepare(profile=profile, **step.values)
             run.keep(prepared, prepared.source.parent, 1, f"Not run, because {lost[step.id]}")

@@ -196,13 +196,13 @@ def _train(_: str, values: dict[str, Any]) -> dict[str, str]:
 
 def _evaluate(profile: str, values: dict[str, Any]) -> dict[str, str]:
     """Execute the notebook's own cells; what they leave on the disk is found by the notebook."""
-    plan.execute(run.prepare(values["notebook"], profile), ("jobs", "evaluate"))
+    plan.execute(run.prepare(profile=profile, **values), ("jobs", "evaluate"))
     return {}
 
 
 def _notebook(profile: str, values: dict[str, Any]) -> dict[str, str]:
-    run.run(values["notebook"], profile)
-    return {"record": plan.record_digest(profile, values["notebook"])}
+    run.execute(run.prepare(profile=profile, **values))
+    return {"record": plan.record_digest(profile, **values)}
 
 
 def _report(profile: str, _: dict[str, Any]) -> dict[str, str]:

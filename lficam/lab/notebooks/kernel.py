@@ -1,6 +1,7 @@
 """The kernel of one run: papermill drives it, and it never outlives the runner."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -45,15 +46,16 @@ class Kernel:
             start_timeout=ANSWER,
             iopub_timeout=ANSWER,
             execution_timeout=prepared.timeout,
-            kernel_manager_class=self._manager(prepared.command),
+            kernel_manager_class=self._manager(prepared),
         )
         if self.interrupted:  # after the last cell
             raise KeyboardInterrupt
 
-    def _manager(self, command: str) -> type:
+    def _manager(self, prepared: "Prepared") -> type:
         from jupyter_client import AsyncKernelManager
 
-        run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": command, "LFICAM_HOME": str(files.root())}
+        run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": prepared.command, "LFICAM_HOME": str(files.root())}
+        run |= {"LFICAM_SETTINGS": json.dumps(prepared.settings)}
         # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
         spin = {"GOMP_SPINCOUNT": "10000"}
         kernel: Kernel = self

@@ -19,6 +19,7 @@ from ... import files
 from ...errors import InputError, choose, is_a
 from ...files import short
 from ...progress import duration, say
+from ..report import values
 from ..report.page import write_index
 from ..report.records import read_record
 from .kernel import ANSWER, Kernel
@@ -43,14 +44,21 @@ class Prepared:
     name: str
     profile: str
     source: Path
+    defaults: dict[str, Any]
     parameters: dict[str, Any]
     command: str
     timeout: int | None
+    seed: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All parameters, with the notebook's own defaults."""
+        return self.defaults | self.parameters
 
     @property
     def folder(self) -> Path:
-        """reports/PROFILE/NAME, where the results go."""
-        return files.root() / "reports" / self.profile / self.name
+        """Where the results go: reports/PROFILE/NAME, or that of a seed, reports/PROFILE/seed-3/NAME."""
+        return folder_of(self.profile, self.name, self.seed)
 
     @property
     def failed(self) -> Path:
@@ -67,7 +75,9 @@ def run(
     Raises `InputError` for anything wrong in what was given, `RunError` when the notebook does not succeed; the
     report of an earlier run then stays as it was.
     """
-    return execute(prepare(notebook, profile, overrides, timeout))
+    found = execute(prepare(notebook, profile, overrides, timeout))
+    report(found.parents[1])
+    return found
 
 
 def run_all(notebooks: Sequence[str] | None = None, profile: str = "desk", timeout: int | None = None) -> list[Path]:
@@ -87,6 +97,7 @@ def run_all(notebooks: Sequence[str] | None = None, profile: str = "desk", timeo
             say(f"Failed: {error}", sys.stderr)
             if failures[prepared.name] == 130:
                 break
+    report(todo[0].folder.parent)
     say(f"Report: {short(todo[0].folder.with_name('index.html'))}")
     if failures:
         text = f"{len(records)} of {len(todo)} notebooks finished, failed: {', '.join(failures)}."
@@ -108,6 +119,12 @@ def profiles() -> dict[str, dict[str, Path]]:
     return {folder.name: {path.stem: path for path in sorted(folder.glob("*.yaml"))} for folder in folders}
 
 
+def folder_of(profile: str, notebook: str, seed: int | None = None) -> Path:
+    """Where the results of a notebook go, as `Prepared.folder`."""
+    home = files.root() / "reports" / profile
+    return (home if seed is None else home / f"{values.PLACE}{seed}") / notebook
+
+
 def of_profile(profile: str) -> dict[str, Path]:
     """The notebooks of a profile with their parameter files. Raises `InputError` where there is none."""
     settings = choose("profile", profile, profiles())
@@ -125,10 +142,17 @@ def _stem(notebook: str) -> str:
 
 
 def prepare(
-    notebook: str, profile: str = "desk", overrides: Mapping[str, Any] | None = None, timeout: int | None = None
+    notebook: str,
+    profile: str = "desk",
+    overrides: Mapping[str, Any] | None = None,
+    timeout: int | None = None,
+    seed: int | None = None,
 ) -> Prepared:
-    """Check everything that can be checked without a kernel. Raises `InputError`."""
-    name, overrides = _stem(notebook), dict(overrides or {})
+    """Check everything that can be checked without a kernel. Raises `InputError`.
+
+    seed: of one of several runs that differ in nothing else, each with results of its own.
+    """
+    name, overrides = _stem(notebook), dict(overrides or {}) | ({} if seed is None else {"seed": seed})
     for table in files.TABLES:  # what the notebook reads after hours of training
         files.table(table)
     source = choose("notebook", name, notebooks())
@@ -147,7 +171,7 @@ def prepare(
     command = ["lficam", "run", name, "--profile", profile]
     command += [part for key, value in overrides.items() for part in ("--set", f"{key}={_as_yaml(value)}")]
     command += ["--timeout", str(timeout)] if timeout else []
-    return Prepared(name, profile, source, given | overrides, shlex.join(command), timeout)
+    return Prepared(name, profile, source, defaults, given | overrides, shlex.join(command), timeout, seed)
 
 
 def _as_yaml(value: Any) -> str:
@@ -186,6 +210,22 @@ def execute(prepared: Prepared) -> Path:
         page(home)
     say(f"{prepared.name} finished in {duration(time.monotonic() - started)}: {short(prepared.folder)}")
     return prepared.folder / "record.json"
+
+
+def report(folder: Path) -> Path | None:
+    """Write values.csv and the pages of reports/PROFILE, of its seeds too; returns the path of the first page.
+
+    As `page` does, it tells what does not work.
+    """
+    try:
+        found = values.collect(folder)
+        if found.runs:
+            values.write(found, folder)
+    except (InputError, OSError, ValueError, KeyError) as error:
+        say(f"lficam: {short(folder / 'values.csv')} is not up to date: {error}", sys.stderr)
+    for place in set(values.places(folder)) - {folder}:
+        page(place)
+    return page(folder)
 
 
 def page(folder: Path) -> Path | None:

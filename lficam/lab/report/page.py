@@ -19,7 +19,11 @@ from ...progress import duration
 from . import latex
 from .records import read_record
 from .tables import DASH, number, read_csv, readable
+from .values import PLACE, Values, over_seeds, places, read
+from .verify import beside_reference, judge, sentence
 
+ONE_RUN = "One run: intervals hold images only, not how trainings vary."
+OVER_SEEDS = "Means of {} runs that differ in the seed; intervals over trainings and images."
 BROAD = 45  # characters: longer texts in a table are broken into lines
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex": "text/x-tex"}
 
@@ -71,17 +75,25 @@ def write_index(folder: Path) -> Path:
     """
     import jinja2  # not where errors are told, which is without the extra `lab` too
 
-    settings = files.root() / "notebooks" / "profiles" / folder.name
+    of_seed, home = folder.name.startswith(PLACE), places(folder)[0]
+    profile = folder.parent.name if of_seed else folder.name
+    settings = files.root() / "notebooks" / "profiles" / profile
     names = {path.stem for path in settings.glob("*.yaml")}
-    names |= {path.parent.name for path in folder.glob("[!.]*/record.json")}
-    names |= {path.name.removesuffix(".failed.ipynb") for path in folder.glob("*.failed.ipynb")}
-    sections = [Section(folder / name, place) for place, name in enumerate(sorted(names), 1)]
+    names |= {path.parent.name for path in home.glob("[!.]*/record.json")}
+    names |= {path.name.removesuffix(".failed.ipynb") for path in home.glob("*.failed.ipynb")}
+    numbers, reference = Values(profile), None
+    with contextlib.suppress(InputError):
+        numbers = read(folder)
+    with contextlib.suppress(InputError):
+        reference = read(files.root() / "figures" / profile) if folder.parent.name == "reports" else None
+    sections = [Section(home / name, place, folder, numbers, reference) for place, name in enumerate(sorted(names), 1)]
     done = [section for section in sections if section.record]
     templates = jinja2.FileSystemLoader(Path(__file__).parent)
     pages = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = pages.get_template("page.html").render(
-        profile=folder.name,
-        place=f"{folder.parent.name}/{folder.name}/",
+        profile=f"{profile}, {folder.name}" if of_seed else profile,
+        place=f"{folder.relative_to(folder.parents[2 if of_seed else 1]).as_posix()}/",
+        verdict=_verdict(profile, numbers, reference),
         sections=sections,
         finished=len(done),
         took=duration(sum(section.seconds for section in done)),
@@ -98,8 +110,11 @@ def write_index(folder: Path) -> Path:
 class Section:
     """One notebook on the page, in reports/PROFILE/NAME: what it left, or that it left nothing."""
 
-    def __init__(self, folder: Path, place: int) -> None:
+    def __init__(self, folder: Path, place: int, base: Path, numbers: Values, reference: Values | None = None) -> None:
+        """base: the page's folder; numbers: of all its seeds; reference: what they are set against, if there is one."""
         self.folder, self.name, self.damage = folder, folder.name, ""
+        self.base, self.numbers, self.reference = base, numbers, reference
+        self.runs = len(numbers.seeds_of(self.name))
         self.record: dict[str, Any] = {}  # none
         try:
             self.record = read_record(folder)
@@ -115,39 +130,54 @@ class Section:
         self.images = results.get("data") if isinstance(results, dict) else None
         self.commit = str(record.get("commit", "unknown"))
         self.parts = [
-            _part(show, folder, entry, f"{word} {place}.{i}")
+            _part(show, self, entry, f"{word} {place}.{i}")
             for word, kind, show in (("Table", "tables", _table), ("Figure", "figures", _figure))
             for i, entry in enumerate(record.get(kind, []), 1)
         ]
         self.kept = (folder / f"{self.name}.html").is_file()
         words = ("executed notebook", "executed notebook, .ipynb", "record")
         beside = zip(words, (f"{self.name}.html", f"{self.name}.ipynb", "record.json"), strict=True)
-        self.beside = [(word, _link(folder, folder / file)) for word, file in beside if (folder / file).is_file()]
+        self.beside = [(word, _link(base, folder / file)) for word, file in beside if (folder / file).is_file()]
         tables = [folder / entry["file"] for entry in record.get("tables", [])]
         tables = [path.with_suffix(end) for path in tables for end in (".csv", ".tex")]
-        self.tables = [(p.name, _link(folder, p)) for p in tables if p.is_file() and p.is_relative_to(folder)]
+        self.tables = [(p.name, _link(base, p)) for p in tables if p.is_file() and p.is_relative_to(folder)]
+
+    def table(self, file: str) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of one of its tables, over seeds where there are several. Raises `ValueError`."""
+        header, rows = read_csv(self.folder / file)
+        if self.runs > 1:
+            rows = over_seeds(self.numbers, self.name, Path(file).stem, header, rows)
+        return header, rows
 
 
 def _part(
-    show: Callable[[Path, dict[str, Any], str], dict[str, Any]], folder: Path, entry: dict[str, Any], place: str
+    show: Callable[["Section", dict[str, Any], str], dict[str, Any]],
+    section: "Section",
+    entry: dict[str, Any],
+    place: str,
 ) -> dict[str, Any]:
     """A table or figure of a record as values; where it cannot be shown, the reason."""
+    folder = section.folder
     title = {"title": f"{place}. {latex.sentence(entry.get('title') or '')}"}
     try:
         if not (folder / entry["file"]).is_relative_to(folder):
             raise ValueError("it lies outside of the notebook's folder")
-        return title | show(folder, entry, place)
+        return title | show(section, entry, place)
     except (ValueError, OSError) as error:
         return {"file": entry["file"], "error": str(error)}
 
 
-def _table(folder: Path, entry: dict[str, Any], place: str) -> dict[str, Any]:
+def _table(section: "Section", entry: dict[str, Any], place: str) -> dict[str, Any]:
+    folder, runs = section.folder, section.runs
     path = folder / entry["file"]
-    header, rows = read_csv(path)
+    header, rows = section.table(entry["file"])
+    if section.reference:
+        header, rows = beside_reference(section.reference, folder.name, path.stem, header, rows, entry.get("digits"))
     read = readable(header, rows, entry.get("digits"))
-    name = f"{folder.name}-{Path(entry['file']).stem}"
+    name = f"{folder.name}-{path.stem}"
+    told = OVER_SEEDS.format(runs) if runs > 1 else ONE_RUN if "low" in header else ""
     return {
-        "caption": " ".join(filter(None, (str(entry.get("caption") or ""), latex.notes(read, entry)))),
+        "caption": " ".join(filter(None, (str(entry.get("caption") or ""), told, latex.notes(read, entry)))),
         "table": _grid(place, read.header, read.rows, read.numeric),
         "rows": len(rows),
         "saves": [
@@ -157,9 +187,9 @@ def _table(folder: Path, entry: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-def _figure(folder: Path, entry: dict[str, Any], _: str) -> dict[str, Any]:
+def _figure(section: "Section", entry: dict[str, Any], _: str) -> dict[str, Any]:
     """An image, as SVG if it is of lines, and its files."""
-    png = folder / entry["file"]
+    png = section.folder / entry["file"]
     if png.suffix != ".png":
         raise ValueError("a figure has to be a PNG")
     shown = pictures.sharper(png)
@@ -170,7 +200,7 @@ def _figure(folder: Path, entry: dict[str, Any], _: str) -> dict[str, Any]:
         "src": _inside(content, shown.suffix),
         "alt": entry.get("title") or entry["file"],
         "width": pictures.width(content),
-        "links": [(path.suffix[1:].upper(), _link(folder, path)) for path in there],
+        "links": [(path.suffix[1:].upper(), _link(section.base, path)) for path in there],
     }
 
 
@@ -213,8 +243,18 @@ def _inside(content: bytes, suffix: str) -> str:
     return f"data:{KINDS[suffix]};base64,{base64.b64encode(content).decode()}"
 
 
-def _link(folder: Path, path: Path) -> str:
-    return quote(f"{folder.name}/{path.relative_to(folder).as_posix()}")
+def _link(base: Path, path: Path) -> str:
+    return quote(path.relative_to(base).as_posix())
+
+
+def _verdict(profile: str, numbers: Values, reference: Values | None) -> str:
+    """What `lficam verify` says of the results in a sentence; "" where there is nothing to set them against."""
+    if reference is None or not numbers.runs:
+        return ""
+    try:
+        return sentence(judge(numbers, reference), files.root() / "figures" / profile, profile)
+    except InputError as error:
+        return f"Not compared with the reference: {error}"
 
 
 def _pairs(values: Any, between: str) -> str:
@@ -279,7 +319,7 @@ def _headline(section: Section, file: str, measure: str, explainers: Sequence[st
     entry: dict[str, Any] = next((e for e in section.record.get("tables", []) if e["file"] == file), {})
     keep: dict[str, Sequence[str]] = {} if measure else {"explainer": explainers, "measure": AD_IC}
     try:
-        header, rows = read_csv(section.folder / file) if entry else ([], [])
+        header, rows = section.table(file) if entry else ([], [])
         if not {"published", "reproduced", *keep} <= set(header):
             return []
         rows = [row for row in rows if all(row[header.index(name)] in values for name, values in keep.items())]

@@ -1,13 +1,8 @@
-"""The record that a finished notebook leaves: whether it holds, and the copies that git is to keep."""
+"""The record that a finished notebook leaves, and whether it holds."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
-
-from ... import files
-from ...errors import InputError
-from ...plots.pictures import sharper
 
 
 def read_record(folder: Path, name: str | None = None) -> dict[str, Any]:
@@ -38,33 +33,3 @@ def listed(record: dict[str, Any], kind: str) -> list[str]:
         return [str(entry["file"]) for entry in record.get(kind, [])]
     except (TypeError, KeyError):
         raise ValueError(f"its record.json has no list of {kind}, each with a file") from None
-
-
-def publish(profile: str = "desk") -> list[Path]:
-    """Copy what git is to keep of every finished notebook to figures/PROFILE/NAME. Returns these folders.
-
-    That is the record, every table as CSV and LaTeX, every figure as PNG, those of lines as SVG too. PDFs,
-    the executed notebooks and the page stay in reports/; `lficam report --published` makes a page of what was copied.
-    Raises `InputError` when no notebook of the profile is finished.
-    """
-    source, target = files.root() / "reports" / profile, files.root() / "figures" / profile
-    published = []
-    for folder in sorted(path.parent for path in source.glob("[!.]*/record.json")):
-        try:
-            record = read_record(folder)
-        except ValueError as error:
-            raise InputError(f"Cannot publish {folder.name}: {error}. Run it again.") from None
-        files.sweep(target)
-        copy = files.staging(target / folder.name)
-        latex = [str(Path(table).with_suffix(".tex")) for table in listed(record, "tables")]
-        figures = listed(record, "figures")
-        vectors = [str(sharper(folder / figure).relative_to(folder)) for figure in figures]
-        kept = ["record.json", *listed(record, "tables"), *filter(lambda name: (folder / name).is_file(), latex)]
-        for file in {*kept, *figures, *vectors}:
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, copy / file)
-        files.swap(copy, target / folder.name)
-        published.append(target / folder.name)
-    if not published:
-        raise InputError(f"Nothing to publish in {source}: run `lficam run --profile {profile}` first.")
-    return published

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import time
 import zlib
 from collections.abc import Mapping
@@ -53,19 +54,28 @@ class Report:
             "notebook": name,
             "profile": profile,
             "parameters": parameters or {},
+            "settings": json.loads(os.environ.get("LFICAM_SETTINGS", "{}")),  # all of them, where the runner knows
             "tables": [],
             "figures": [],
         }
         self.started, self.clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
 
     def table(
-        self, table: pd.DataFrame, name: str, title: str, caption: str, digits: Mapping[str, int] | None = None
+        self,
+        table: pd.DataFrame,
+        name: str,
+        title: str,
+        caption: str,
+        digits: Mapping[str, int] | None = None,
+        of: str = "",
     ) -> Shown:
         """Write a table as NAME.csv (full numbers) and NAME.tex (for reading), and return it for display.
 
-        The caption states convention and N. digits: {column: decimals} for reading.
+        The caption states convention and N. digits: {column: decimals} for reading. of: the table whose numbers this
+        one shows once more, so that they do not count twice.
         """
         entry: dict[str, Any] = {"file": f"{name}.csv", "title": title, "caption": caption, "digits": digits or {}}
+        entry |= {"of": of} if of else {}
         with files.atomic(self.folder / entry["file"], "w") as file:
             table.to_csv(file, index=False)
         with files.atomic(self.folder / f"{name}.tex", "w") as file:

@@ -1,0 +1,258 @@
+"""Whether a run agrees with the reference: reports/PROFILE/values.csv against figures/PROFILE/values.csv.
+
+The reference is S runs that differ in the seed alone. A number agrees when it lies in the prediction interval of one
+more such run (`metrics.seeds`). How many agree is set against the reference itself: each of its runs is judged by the
+other S - 1 in the same way. A notebook agrees when each of our runs has a share not below what one more run of the
+reference would have, with an error of 5 % over all (Bonferroni); and what does not vary at all in the reference must be
+equal.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ... import files
+from ...errors import InputError
+from ...files import short
+from ...metrics import seeds
+from .tables import number
+from .values import MADE, Cell, Values, keys, read
+
+LEAST = 3  # runs of a reference
+ERROR = 0.05
+UNJUDGED = ("p", "low", "high")  # what follows from other columns, or has no spread to speak of
+SHOWN = 20  # cells outside
+
+
+@dataclass
+class Outside:
+    """A number that does not agree: cell, seed, value, where it was expected, and how many half-widths away it is."""
+
+    cell: Cell
+    seed: int
+    value: float | None
+    low: float
+    high: float
+
+    @property
+    def distance(self) -> float:
+        """Distance from the middle in half-widths, above 1; infinite where all runs of the reference agree."""
+        half = (self.high - self.low) / 2
+        if self.value is None or not half:
+            return math.inf
+        return abs(self.value - (self.low + self.high) / 2) / half
+
+
+@dataclass
+class Judgement:
+    """A notebook: judged cells, the share inside of each of our runs, and of the reference's among themselves.
+
+    variation: the median over cells of the reference's CV*, in percent.
+    """
+
+    notebook: str
+    cells: int
+    shares: list[float]
+    among: list[float]
+    outside: list[Outside]
+    level: float
+    variation: float
+
+    @property
+    def least(self) -> float:
+        """The share that one more run of the reference would reach, but for `level` of them."""
+        if len(set(self.among)) == 1:
+            return self.among[0] - 1e-9
+        from scipy import stats
+
+        mean, spread = float(np.mean(self.among)), float(np.std(self.among, ddof=1))
+        quantile = float(stats.t.ppf(1 - self.level / len(self.shares), len(self.among) - 1))
+        return mean - quantile * spread * math.sqrt(1 + 1 / len(self.among))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the notebook's numbers agree."""
+        exact = not any(math.isinf(one.distance) for one in self.outside)
+        return exact and min(self.shares) >= self.least
+
+
+def judged(cell: Cell) -> bool:
+    """Whether a number is judged: of intervals the middle alone."""
+    return not (cell.column in UNJUDGED or cell.column.endswith((" low", " high")))
+
+
+def expected(values: Mapping[int, float], error: float) -> tuple[float, float]:
+    """Where a further run's number lies; with one image's worth of room where the runs do not differ at all."""
+    low, high = seeds.prediction(list(values.values()))
+    return (low - error, high + error) if low == high else (low, high)
+
+
+def verify(profile: str = "desk", reference: Path | str | None = None) -> tuple[list[Judgement], Path]:
+    """Judge reports/PROFILE notebook by notebook; also the reference's folder.
+
+    reference: a folder with values.csv, by default figures/PROFILE. Raises `InputError` where nothing can be judged:
+    results or reference missing, other settings or another version, fewer than three runs in the reference.
+    """
+    folder = Path(reference) if reference else files.root() / "figures" / profile
+    made = f"`lficam reproduce --profile {profile} --seeds 1-5`, then `lficam publish --profile {profile}`,"
+    return judge(read(files.root() / "reports" / profile), read(folder, made)), folder
+
+
+def judge(ours: Values, theirs: Values) -> list[Judgement]:
+    """As `verify`, of two sets of values."""
+    if ours.profile != theirs.profile:
+        raise InputError(
+            f"The results are of profile {ours.profile!r}, the reference of {theirs.profile!r}: give a reference of "
+            "the same profile (--reference)."
+        )
+    for name, runs in theirs.runs.items():
+        if len(runs) < LEAST:
+            raise InputError(
+                f"The reference has {len(runs)} run of {name}, which say nothing of how trainings vary: it needs at "
+                f"least {LEAST}, as `lficam reproduce --profile {theirs.profile} --seeds 1-5` makes them."
+            )
+        if name not in ours.runs:
+            raise InputError(f"{name} was not run: `lficam reproduce --profile {ours.profile}` runs what is missing.")
+        _comparable(name, ours, theirs)
+    level = ERROR / max(1, len(theirs.runs))
+    return [_of_notebook(name, ours, theirs, level) for name in theirs.runs]
+
+
+def _comparable(name: str, ours: Values, theirs: Values) -> None:
+    """Raise `InputError` naming what makes the two incomparable."""
+    first = next(iter(theirs.runs[name].values()))
+    for seed, run in ours.runs[name].items():
+        changed = [
+            f"{key} is {run['settings'].get(key)!r} instead of {first['settings'].get(key)!r}"
+            for key in sorted(run["settings"].keys() | first["settings"].keys())
+            if run["settings"].get(key) != first["settings"].get(key)
+        ]
+        if run["lficam"] != first["lficam"]:
+            changed.append(f"lficam is {run['lficam']} instead of {first['lficam']}")
+        if changed:
+            raise InputError(
+                f"{name} (seed {seed}) cannot be compared with the reference: {'; '.join(changed)}. Run it with the "
+                "profile's settings, or make a reference of these (--reference)."
+            )
+
+
+def _of_notebook(name: str, ours: Values, theirs: Values, level: float) -> Judgement:
+    runs = theirs.seeds_of(name)
+    cells = {
+        cell: by_seed
+        for cell, by_seed in theirs.cells.items()
+        if cell.notebook == name and judged(cell) and set(by_seed) == set(runs)
+    }
+    outside, shares = [], []
+    for seed in ours.seeds_of(name):
+        found = _outside(cells, {cell: ours.cells.get(cell, {}).get(seed) for cell in cells}, theirs, seed)
+        shares.append(1 - len(found) / len(cells) if cells else 1.0)
+        outside += found
+    among = []
+    for left in runs:
+        rest = {cell: {s: v for s, v in by.items() if s != left} for cell, by in cells.items()}
+        found = _outside(rest, {cell: by[left] for cell, by in cells.items()}, theirs, left)
+        among.append(1 - len(found) / len(cells) if cells else 1.0)
+    outside.sort(key=lambda one: -one.distance)
+    varied = [seeds.variation(list(by.values())) for cell, by in cells.items() if _room(cell, theirs, by)]
+    return Judgement(name, len(cells), shares, among, outside, level, float(np.nanmedian(varied or [0.0])))
+
+
+def _outside(
+    reference: Mapping[Cell, Mapping[int, float]], run: Mapping[Cell, float | None], theirs: Values, seed: int
+) -> list[Outside]:
+    found = []
+    for cell, by_seed in reference.items():
+        low, high = expected(by_seed, _room(cell, theirs, by_seed))
+        value, slack = run[cell], 1e-9 * max(abs(low), abs(high), 1e-300)
+        if value is None or not low - slack <= value <= high + slack:
+            found.append(Outside(cell, seed, value, low, high))
+    return found
+
+
+def _room(cell: Cell, theirs: Values, by_seed: Mapping[int, float]) -> float:
+    """Half the runs' own interval over images, for numbers that have one: no spread in five runs is luck."""
+    low, high = (cell._replace(column=_bound(cell.column, end)) for end in ("low", "high"))
+    if not theirs.cells.keys() >= {low, high}:
+        return 0.0
+    return float(np.mean([theirs.cells[high][s] - theirs.cells[low][s] for s in by_seed])) / 2
+
+
+def _bound(column: str, end: str) -> str:
+    return end if column in MADE else f"{column} {end}"
+
+
+def beside_reference(
+    theirs: Values,
+    notebook: str,
+    table: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    digits: Mapping[str, int] | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """A table with the reference's mean, the prediction interval of one more run, and whether the number lies in it.
+
+    Tables without a column "reproduced", or of which the reference has no numbers, stay as they are.
+    """
+    words = keys(dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True)))
+    places = digits.get("reproduced", 3) if isinstance(digits, dict) else 3
+    found, known = [], False
+    for line in map(list, rows):
+        named = dict(zip(header, line, strict=True))
+        cell = Cell(notebook, table, " | ".join(named[name] for name in words), "reproduced")
+        by_seed, ours, added = theirs.cells.get(cell, {}), number(named.get("reproduced")), ["", ""]
+        if len(by_seed) >= LEAST:
+            low, high = expected(by_seed, _room(cell, theirs, by_seed))
+            mean = sum(by_seed.values()) / len(by_seed)
+            inside = ours is not None and low <= ours <= high
+            added, known = [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if inside else "NO"], True
+        found.append(line + added)
+    return ([*header, "reference", "agrees"], found) if known else (list(header), [list(line) for line in rows])
+
+
+# --- For reading
+
+
+def text(found: Sequence[Judgement], reference: Path, profile: str) -> str:
+    """The verdict as lines: a table of notebooks, the cells outside, and a sentence."""
+    rows = [("notebook", "numbers", "inside", "the reference's own runs", "which vary by CV*")]
+    rows += [
+        (one.notebook, str(one.cells), _range(one.shares), _range(one.among), f"{one.variation:.1f} %") for one in found
+    ]
+    width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(part.ljust(w) for part, w in zip(row, width, strict=True)).rstrip() for row in rows]
+    outside = sorted((one for part in found for one in part.outside), key=lambda one: -one.distance)
+    if outside:
+        lines += ["", "outside, farthest first (distance in half-widths of the prediction interval):"]
+        lines += [f"  {_told(one)}" for one in outside[:SHOWN]]
+        lines += [f"  and {len(outside) - SHOWN} more"] * (len(outside) > SHOWN)
+    return "\n".join([*lines, "", sentence(found, reference, profile)])
+
+
+def _range(shares: Sequence[float]) -> str:
+    """Shares of several runs in percent, from the least to the largest."""
+    ends = sorted({f"{min(shares):.0%}", f"{max(shares):.0%}"}, key=lambda text: float(text[:-1]))
+    return " to ".join(ends)
+
+
+def _told(one: Outside) -> str:
+    where = f"{one.cell.notebook}, {one.cell.table}: {one.cell.row}, {one.cell.column}"
+    if one.value is None:
+        return f"{where}: not there"
+    far = "" if math.isinf(one.distance) else f" ({one.distance:.1f})"
+    return f"{where}: {one.value:.6g}, expected {one.low:.6g} to {one.high:.6g}{far}"
+
+
+def sentence(found: Sequence[Judgement], reference: Path, profile: str) -> str:
+    """The verdict in a sentence."""
+    total = sum(one.cells for one in found)
+    inside = sum(one.cells * float(np.mean(one.shares)) for one in found) / total if total else 1.0
+    wrong = [one.notebook for one in found if not one.agrees]
+    runs = len(found[0].among) if found else 0
+    share = f"{inside:.1%} of {total} numbers lie where one more run would put them"
+    if wrong:
+        return f"The results of {profile} DIFFER from the reference in {', '.join(wrong)}: {share}."
+    return f"The results of {profile} agree with the reference ({short(reference)}, {runs} runs): {share}."

@@ -9,6 +9,7 @@ import pytest
 
 from lficam.lab.graph import plan
 from lficam.lab.notebooks import run
+from lficam.plots import pictures
 from lficam.training import jobs
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -26,7 +27,10 @@ class Project:
         return json.loads(run.run(name, "smoke", FEW | overrides).read_text())
 
     def execute(self, name, **overrides):
-        """Execute every cell of a notebook in this process, which has all imported already; its trainings before."""
+        """Execute every cell of a notebook in this process, which has all imported already; its trainings before.
+
+        Figures are drawn coarsely. Returns its record.
+        """
         prepared = run.prepare(name, "smoke", FEW | overrides)
         for job in plan.execute(prepared, ("jobs",))["jobs"].values():
             jobs.train(job)
@@ -46,4 +50,5 @@ def project(tmp_path_factory):
         patch.setenv("LFICAM_HOME", str(home))
         patch.setenv("LFICAM_HEADLESS", "1")
         patch.setattr(builtins, "display", repr, raising=False)
+        patch.setattr(pictures, "save", lambda figure, folder, name: figure.savefig(folder / f"{name}.png", dpi=50))
         yield Project(home)

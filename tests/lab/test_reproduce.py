@@ -142,7 +142,7 @@ def test_an_interruption_ends_step_and_kernel_and_is_told(home, capsys, monkeypa
     monkeypatch.setattr(reproduce.Story, "look", interrupted)
     command = [sys.executable, "-m", "lficam", "step", str(folder / "plan.json"), found[0].id]
     assert reproduce._run(command, folder, story) == (steps.STOPPED, True)
-    with pytest.raises(run.RunError, match="^interrupted; the same command") as caught:
+    with pytest.raises(run.RunError, match=r"^interrupted; the same command continues") as caught:
         reproduce._finish("smoke", found, story, steps.STOPPED, True)
     assert caught.value.code == 130
     assert "stopped  notebook 01_long" in capsys.readouterr().out

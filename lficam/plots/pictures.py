@@ -22,16 +22,18 @@ _POINTS = {"pt": 72, "in": 1, "px": 96, "": 96}
 def save(figure: "Figure", folder: Path, name: str) -> None:
     """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf, the same bytes for the same figure freshly drawn.
 
-    Its layout and dpi then stay as they are in the PNG. Raises `InputError` when the disk refuses.
+    It keeps its layout from here on. Raises `InputError` when the disk refuses.
     """
     import matplotlib
     from PIL import Image
 
     images = any(axis.images for axis in figure.axes)
-    figure.dpi = dpi = PHOTOS if images else LINES
+    dpi = PHOTOS if images else LINES
+    shown, figure.dpi = figure.dpi, dpi
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, for all files and for the notebook
     edge = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+    figure.dpi = shown
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches=edge, dpi=dpi, pil_kwargs={"compress_level": 0})
     picture = Image.open(buffer).convert("RGB")

@@ -10,7 +10,7 @@ from golden_fill import fill_
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
-HEAVY = ("test_notebooks.py", "test_notebooks_explainers.py", "test_sweep.py")
+HEAVY = ("test_notebooks.py", "test_sweep.py")
 HEAVY += ("test_distributed.py", "test_reproduce.py")
 
 

@@ -41,7 +41,12 @@ def bootstrap(
     n, rng = len(values), np.random.default_rng(seed)
     weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
     sums = np.column_stack([values.reshape(n, -1) * weights[:, None], weights])
-    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
+    drawn = np.empty((resamples, 1, sums.shape[1]))
+    for part in np.split(drawn, range(rows := max(1, 10_000 // n), resamples, rows)):
+        draws = rng.integers(n, size=(len(part), n)) + n * np.arange(len(part))[:, None]
+        counts = np.bincount(draws.ravel(), minlength=draws.size).astype(np.float64)
+        np.matmul(counts.reshape(-1, 1, n), sums, out=part)  # a product for each, as many at once round differently
+    drawn = drawn[:, 0]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(drawn[:, :-1] / drawn[:, -1:], [tail, 100 - tail], axis=0)
     return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)

@@ -22,15 +22,20 @@ _POINTS = {"pt": 72, "in": 1, "px": 96, "": 96}
 def save(figure: "Figure", folder: Path, name: str) -> None:
     """Write a matplotlib figure as NAME.png, NAME.svg and NAME.pdf, the same bytes for the same figure freshly drawn.
 
-    Raises `InputError` when the disk refuses.
+    It keeps its layout from here on. Raises `InputError` when the disk refuses.
     """
     import matplotlib
     from PIL import Image
 
     images = any(axis.images for axis in figure.axes)
     dpi = PHOTOS if images else LINES
+    shown, figure.dpi = figure.dpi, dpi
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, for all files and for the notebook
+    edge = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+    figure.dpi = shown
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=dpi)
+    figure.savefig(buffer, format="png", bbox_inches=edge, dpi=dpi, pil_kwargs={"compress_level": 0})
     picture = Image.open(buffer).convert("RGB")
     picture = rounded(picture) if images else picture
     with files.atomic(folder / f"{name}.png") as file:
@@ -38,7 +43,7 @@ def save(figure: "Figure", folder: Path, name: str) -> None:
     vector: dict[str, dict] = {"svg": {"metadata": {"Date": None}}, "pdf": {"metadata": {"CreationDate": None}}}
     for kind, options in vector.items():
         with matplotlib.rc_context({"svg.hashsalt": "lficam"}), files.atomic(folder / f"{name}.{kind}") as file:
-            figure.savefig(file, format=kind, bbox_inches="tight", dpi=dpi, **options)
+            figure.savefig(file, format=kind, bbox_inches=edge, dpi=dpi, **options)
 
 
 def rounded(picture: "Image.Image") -> "Image.Image":

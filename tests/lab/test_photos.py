@@ -165,23 +165,17 @@ def white_png(path, width, height):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
 
 
-def test_huge_photos(tmp_path, monkeypatch):
-    """Pillow warns from its limit on, and from twice the limit it refuses."""
+def test_huge_and_odd_photos(tmp_path, monkeypatch):
+    """Pillow warns from its limit on, and from twice the limit it refuses; numbers without end are no colours."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     white_png(tmp_path / "large.png", 1200, 1200)
     assert photos.read_photo(tmp_path / "large.png", 16).eq(1).all()
     white_png(tmp_path / "huge.png", 1600, 1600)
     with pytest.raises(InputError, match=r"huge.png \(more than 2,000,000 pixels\): replace or remove it"):
         photos.read_photo(tmp_path / "huge.png", 16)
-
-
-def test_unreadable_photos_are_one_sentence(tmp_path):
     Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=r"Cannot read the image .*: replace or remove it\.$") as caught:
+    with pytest.raises(InputError, match=r"Cannot read the image .*: replace or remove it\.$"):
         photos.read_photo(tmp_path / "x.tif", 16)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="size: expected"):
-        photos.read_photo(tmp_path / "x.tif", 2.5)
 
 
 def test_find_photos(tmp_path):
@@ -261,12 +255,8 @@ def test_explain_by_class_activation_maps(plain, frozen):
     explanations = photos.explain_photo(explainer, pixels, [4, 2])
     assert seen == [1, 2]
     assert explanations[0].of_class
-    check(
-        explanations,
-        pixels,
-        classifiers.freeze(plain),
-        plain.explain(pixels.expand(2, 3, 32, 32), torch.tensor([4, 2])),
-    )
+    maps = plain.explain(pixels.expand(2, 3, 32, 32), torch.tensor([4, 2]))
+    check(explanations, pixels, classifiers.freeze(plain), maps)
 
 
 @torch.no_grad()

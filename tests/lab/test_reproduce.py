@@ -31,6 +31,7 @@ jobs = {"one": training.Job("plain", "resnet-8", dataset="folder", data_root="no
 """
 WAIT = """
 import os, pathlib, time
+pathlib.Path(os.environ["LFICAM_HOME"], "waits").touch()
 while not pathlib.Path(os.environ["LFICAM_HOME"], "go").exists(): time.sleep(0.1)
 """
 
@@ -44,8 +45,37 @@ def executed(home):
     return (home / "executed").read_text().split()
 
 
+def start(home):
+    command = [sys.executable, "-m", "lficam", "reproduce", "--profile", "smoke", "--cores", "2"]
+    pipes = {"env": os.environ | {"LFICAM_HOME": str(home)}, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes)
+
+
+def wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def processes(home):
+    """All that has to do with this project folder but the tests themselves: Snakemake, steps, kernels."""
+    there = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            if alive and f"LFICAM_HOME={home}\0" in path.joinpath("environ").read_text() + "\0":
+                there.append(path.joinpath("cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return there
+
+
 @pytest.mark.slow
-def test_what_fails_stops_only_what_needs_it(home, capsys):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_failed_mended_killed_and_continued(home, capsys):
+    """What fails stops only what needs it, SIGKILL of who started it ends all, and what is finished stays so."""
+    reports = home / "reports" / "smoke"
     toy(home, "01_good")
     toy(home, "02_bad", "raise ValueError('no luck today')")
     toy(home, "03_train", jobs=JOBS)
@@ -61,72 +91,65 @@ def test_what_fails_stops_only_what_needs_it(home, capsys):
     log = home / failed.partition("See ")[2]
     assert log.read_text().rstrip().endswith(failed.partition(". See")[0][-40:] + ".")
     assert "2 of 5 steps failed and 1 need them; the first: " in told.err
-    page = (home / "reports" / "smoke" / "index.html").read_text()
+    page = (reports / "index.html").read_text()
     assert page.count("The last run failed.") == 2
     assert "Not run, because plain resnet-8 on folder" in page
-    # What is mended runs; what was finished is not run again.
-    toy(home, "02_bad")
+
+    toy(home, "02_bad", WAIT, evaluate="quick = True")
     toy(home, "03_train")
+    process = start(home)
+    try:
+        wait_for(lambda: (home / "waits").exists())
+        wait_for(lambda: any("finished notebook 03_train" in e["text"] for e in steps.events(plan.folder("smoke"))))
+    finally:
+        process.kill()
+    out, _ = process.communicate(timeout=60)
+    wait_for(lambda: not processes(home), 30)
+    assert "finished evaluation of 02_bad" in out
+
+    (home / "go").touch()
     assert cli.main(["reproduce", "--profile", "smoke", "--cores", "2"]) == 0
-    assert sorted(executed(home)) == ["01_good", "02_bad", "03_train"]
-    assert "The last run failed." not in (home / "reports" / "smoke" / "index.html").read_text()
+    assert "5 steps, 3 of them finished" in capsys.readouterr().out
+    assert executed(home) == ["01_good", "03_train", "02_bad"]
+    assert "The last run failed." not in (reports / "index.html").read_text()
     assert [step.kind for step in plan.unfinished("smoke", plan.collect("smoke"))] == ["report"]
+    assert not list(reports.glob(".0*"))  # nothing half-written is left
 
 
-def start(home):
-    command = [sys.executable, "-m", "lficam", "reproduce", "--profile", "smoke", "--cores", "1"]
-    pipes = {"env": os.environ | {"LFICAM_HOME": str(home)}, "stdout": subprocess.PIPE, "text": True}
-    # The tests themselves may run in the background, where a shell has SIGINT ignored.
-    return subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-
-
-def wait_for(what, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
-
-
-def processes(home):
-    """All that has to do with this project folder: Snakemake, steps, kernels."""
-    there = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            if alive and f"LFICAM_HOME={home}\0" in path.joinpath("environ").read_text() + "\0":
-                there.append(path.joinpath("cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return there
+@pytest.fixture
+def background():
+    """As a shell starts what a script leaves in the background, and nohup: SIGINT is ignored, by all it starts too."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_cut_and_started_again_it_continues(home, capsys, monkeypatch):
-    """Nothing survives SIGKILL of who started it; an interruption is told; what is finished stays so."""
-    toy(home, "02_long", WAIT, evaluate="quick = True")
-    monkeypatch.delenv("LFICAM_HOME")  # of this process, which looks for others with it
-    for number in (signal.SIGKILL, signal.SIGINT):
-        process = start(home)
-        graph = home / "reports" / "smoke" / ".graph"
-        wait_for(lambda graph=graph: any("started  notebook" in event["text"] for event in steps.events(graph)))
-        wait_for(lambda: any("ipykernel" in command for command in processes(home)))
-        process.send_signal(number)
-        try:
-            out, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == (130 if number == signal.SIGINT else -number)
-        wait_for(lambda: not processes(home), 30)
-        assert ("stopped  notebook 02_long" in out) == (number == signal.SIGINT)
-        assert ("finished evaluation of 02_long" in out) == (number == signal.SIGKILL)
-    monkeypatch.setenv("LFICAM_HOME", str(home))
-    (home / "go").touch()
-    assert cli.main(["reproduce", "--profile", "smoke", "--cores", "1"]) == 0
-    assert "3 steps, 1 of them finished" in capsys.readouterr().out
-    assert executed(home) == ["02_long"]
-    assert not list((home / "reports" / "smoke").glob(".0*"))  # nothing half-written is left
+@pytest.mark.usefixtures("background")
+def test_an_interruption_ends_step_and_kernel_and_is_told(home, capsys, monkeypatch):
+    """The step itself stands for Snakemake, which passes its end of the pipe on."""
+    toy(home, "01_long", WAIT)
+    found, folder = reproduce.laid_out("smoke", 1), plan.folder("smoke")
+    story, look = reproduce.Story(folder, 2, 0), reproduce.Story.look
+
+    def interrupted(self):
+        look(self)
+        if (home / "waits").exists():
+            (home / "waits").unlink()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(reproduce.Story, "look", interrupted)
+    command = [sys.executable, "-m", "lficam", "step", str(folder / "plan.json"), found[0].id]
+    assert reproduce._run(command, folder, story) == (steps.STOPPED, True)
+    with pytest.raises(run.RunError, match=r"^interrupted; the same command continues") as caught:
+        reproduce._finish("smoke", found, story, steps.STOPPED, True)
+    assert caught.value.code == 130
+    assert "stopped  notebook 01_long" in capsys.readouterr().out
+    log = (folder.parent / "logs" / f"{found[0].id}.log").read_text()
+    assert "01_long, cell [3] `import os, pathlib, time`: interrupted" in log
+    assert not processes(home)
+    assert not list(folder.parent.glob(".0*"))
 
 
 def test_a_second_one_is_refused_and_names_the_first(home, capsys, monkeypatch):
@@ -195,6 +218,7 @@ def test_who_vanishes_without_a_word_is_told(home, capsys):
     assert "FAILED   notebook 01_toy: its process was killed" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("background")
 def test_a_step_ends_when_nobody_wants_it(home, monkeypatch):
     toy(home, "01_toy")
     (step, _), path = reproduce.laid_out("smoke", 1), plan.folder("smoke") / "plan.json"
@@ -209,7 +233,7 @@ def test_a_step_ends_when_nobody_wants_it(home, monkeypatch):
         assert steps.wanted()
         monkeypatch.setattr(steps, "tell", lambda *_: os.close(writer) if steps.wanted() else None)
         assert steps.supervise(str(path), step.id) == steps.STOPPED  # it had begun
-        assert process.returncode == -signal.SIGINT
+        assert process.returncode == -signal.SIGTERM  # without being killed
         assert steps.supervise(str(path), step.id) == steps.STOPPED  # it does not begin
         monkeypatch.delenv("LFICAM_LIFELINE")
         assert steps.wanted()  # on a cluster

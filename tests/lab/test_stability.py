@@ -23,16 +23,9 @@ def test_a_job_per_data_set_method_and_setting():
     assert [others["stl10", "abn", i].recipe.seed for i in (1, 2)] == [5, 6]
 
 
-@pytest.mark.parametrize(
-    ("variations", "sentence"),
-    [
-        ({}, "expected lists of one length"),
-        ({"lr": []}, "expected lists of one length"),
-        ({"lr": [1], "batch_size": [1, 2]}, "expected lists of one length"),
-        ({"lrs": [1]}, "Unknown setting to vary 'lrs': did you mean 'lr'"),
-    ],
-)
-def test_wrong_variations(variations, sentence):
+@pytest.mark.parametrize("variations", [{}, {"lr": []}, {"lr": [1], "batch_size": [1, 2]}, {"lrs": [1]}])
+def test_wrong_variations(variations):
+    sentence = "Unknown setting to vary 'lrs': did you mean 'lr'|expected lists of one length"
     with pytest.raises(InputError, match=sentence):
         stability.jobs(["photo-digits"], {"abn": "resnet-8"}, "desk", variations, {})
 

@@ -67,7 +67,7 @@ def _wait(process: subprocess.Popen) -> int:
                 code = process.wait(POLL)
                 return STOPPED if stopped else code
             if stopped or not wanted():
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # what is started in the background of a script ignores SIGINT
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE)
                 process.kill()
@@ -178,10 +178,14 @@ def find(path: str, name: str) -> tuple[str, plan.Step]:
 
 
 def perform(path: str, name: str) -> None:
-    """The work of a step, in this process; its marker is written when it is truly finished."""
+    """The work of a step, in this process; its marker is written when it is truly finished.
+
+    A signal that asks it to end is `KeyboardInterrupt`.
+    """
     profile, step = find(path, name)
     work = {"train": _train, "evaluate": _evaluate, "notebook": _notebook, "report": _report}[step.kind]
-    plan.mark(profile, step, **work(profile, step.values))
+    with ending(signal.default_int_handler):
+        plan.mark(profile, step, **work(profile, step.values))
 
 
 def _train(_: str, values: dict[str, Any]) -> dict[str, str]:

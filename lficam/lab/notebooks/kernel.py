@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ... import files
 
@@ -110,6 +110,19 @@ def ending(stop: Callable[..., object]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def without_grammar() -> Iterator[None]:
+    """Within, `rfc3987_syntax` is not found: jsonschema compiles its grammar for seconds, and no notebook needs it."""
+    hidden: Any = None
+    if sys.modules.setdefault("rfc3987_syntax", hidden) is not None:
+        yield
+        return
+    try:
+        yield
+    finally:
+        del sys.modules["rfc3987_syntax"]
 
 
 def own_spec() -> "KernelSpec":

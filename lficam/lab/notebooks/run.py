@@ -22,7 +22,7 @@ from ...progress import duration, say
 from ..report import values
 from ..report.page import write_index
 from ..report.records import read_record
-from .kernel import ANSWER, Kernel
+from .kernel import ANSWER, Kernel, without_grammar
 from .parameters import check, read_defaults, read_profile
 
 
@@ -181,7 +181,8 @@ def _as_yaml(value: Any) -> str:
 
 def execute(prepared: Prepared) -> Path:
     """Run in a staging folder, which takes its place when its record holds. Raises `InputError` or `RunError`."""
-    import papermill  # noqa: F401 - where it is not installed, nothing is begun
+    with without_grammar():
+        import papermill  # noqa: F401 - where it is not installed, nothing is begun
 
     started, folder, kernel = time.monotonic(), files.staging(prepared.folder), Kernel()
     home = folder.parent

@@ -25,7 +25,7 @@ def test_tables_and_figures_of_01(record, project):
     folder = project.reports / NAME
     assert [entry["file"] for entry in record["tables"]] == ["accuracy.csv", "overlap.csv", "faithfulness.csv"]
     assert {entry["file"] for entry in record["figures"]} == {
-        "data.png", "curves.png", "maps.png", "inside.png", "summary.png", "faithfulness.png"
+        "data.png", "curves.png", "authors.png", "maps.png", "inside.png", "summary.png", "faithfulness.png"
     }  # fmt: skip
     accuracy = pd.read_csv(folder / "accuracy.csv")
     ours = accuracy[accuracy.dataset == "photo-digits"]

@@ -198,6 +198,7 @@ def test_commands_in_the_text_exist(page):
     assert set(re.findall(r"`make (\w+)[^`]*`", text)) <= targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_python_snippets_run(page, tmp_path, monkeypatch, limit):  # noqa: ARG001
     """All of a page in one namespace, in a folder of its own."""

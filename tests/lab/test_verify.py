@@ -129,6 +129,7 @@ def test_files_that_are_not_whole_are_refused(folder, edit, words):
         values.read(folder)
 
 
+@pytest.mark.slow
 def test_an_equal_run_agrees_and_another_does_not():
     """Of 60 references and runs at most a few are judged wrong; a shift by three spreads is found each time."""
     wrong = missed = 0

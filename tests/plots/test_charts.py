@@ -161,6 +161,7 @@ def crowd():
     return rows.assign(low=rows.reproduced - 3, high=rows.reproduced + 4)
 
 
+@pytest.mark.slow
 def test_names_of_a_scatter_plot_cover_nothing_and_stay_where_they_are(tmp_path):
     figures = [charts.cost_quality(crowd()) for _ in range(2)]
     for k, figure in enumerate(figures):

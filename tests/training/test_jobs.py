@@ -136,6 +136,7 @@ def explaining(classifier, method="tame", **options):
     return Job(method, path, train_count=48, validation_count=60, recipe=EXPLAINING, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_explainer_cut_and_resumed_equals_uncut_to_the_bit(monkeypatch, tmp_path):
     uncut = train(explaining(train(CLASSIFIER)))

@@ -144,6 +144,7 @@ def stand_in(monkeypatch):
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_the_command_compiles_on_request_alone(stand_in, capsys):
     command = "train --method plain --backbone resnet-8 --count 40 --batch-size 16 --epochs 1"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ... import files
 from ...errors import InputError
 from ..notebooks import run
-from ..notebooks.parameters import read_defaults
+from ..notebooks.parameters import folder_of, read_defaults
 from ..report.records import read_record
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def is_finished(profile: str, step: Step) -> bool:
 
 def record_digest(profile: str, notebook: str, seed: int | None = None) -> str:
     """SHA-256 of a finished notebook's record. Raises `ValueError` when it does not hold."""
-    place = run.folder_of(profile, notebook, seed)
+    place = folder_of(profile, notebook, seed)
     read_record(place)
     return hashlib.sha256((place / "record.json").read_bytes()).hexdigest()
 

@@ -12,11 +12,11 @@ from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
 from ... import files
+from .parameters import Prepared
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
-    from .run import Prepared
 
 ANSWER = 300  # seconds for a kernel to start and for its output to arrive; a busy machine is no failure
 
@@ -28,7 +28,7 @@ class Kernel:
         self.process: Popen | None = None
         self.interrupted = False
 
-    def execute(self, prepared: "Prepared", folder: Path) -> None:
+    def execute(self, prepared: Prepared, folder: Path) -> None:
         """Execute the notebook through papermill; the executed copy in `folder` is saved after every cell."""
         import papermill
 
@@ -51,7 +51,7 @@ class Kernel:
         if self.interrupted:  # after the last cell
             raise KeyboardInterrupt
 
-    def _manager(self, prepared: "Prepared") -> type:
+    def _manager(self, prepared: Prepared) -> type:
         from jupyter_client import AsyncKernelManager
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": prepared.command, "LFICAM_HOME": str(files.root())}

@@ -1,15 +1,18 @@
-"""Parameters of a notebook: its own literals, what a profile sets, and whether the two agree in names and types."""
+"""Parameters of a notebook: its own literals, what a profile sets, whether the two agree, and the run they make."""
 
 import ast
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ... import files
 from ...errors import InputError, choose, is_a, reason, wrong_type
 from ...files import short
+from ..report import values
 
 FILLED = ("profile", "output")  # parameters that the runner gives
 
@@ -106,3 +109,38 @@ def check(name: str, value: Any, defaults: Mapping[str, Any], where: str) -> Non
     for i, entry in enumerate(value if kinds else ()):
         if item is not object and not is_a(entry, item):
             raise InputError(f"{where}: {wrong_type(f'{name}[{i}]', item, entry)}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run that has not started."""
+
+    name: str
+    profile: str
+    source: Path
+    defaults: dict[str, Any]
+    parameters: dict[str, Any]
+    command: str
+    timeout: int | None
+    seed: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All parameters, with the notebook's own defaults."""
+        return self.defaults | self.parameters
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go: reports/PROFILE/NAME, or that of a seed, reports/PROFILE/seed-3/NAME."""
+        return folder_of(self.profile, self.name, self.seed)
+
+    @property
+    def failed(self) -> Path:
+        """The partly executed notebook of a failed run, beside the results."""
+        return self.folder.with_name(f"{self.name}.failed.ipynb")
+
+
+def folder_of(profile: str, notebook: str, seed: int | None = None) -> Path:
+    """Where the results of a notebook go, as `Prepared.folder`."""
+    home = files.root() / "reports" / profile
+    return (home if seed is None else home / f"{values.PLACE}{seed}") / notebook

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +22,7 @@ from ..report import values
 from ..report.page import write_index
 from ..report.records import read_record
 from .kernel import ANSWER, Kernel, without_grammar
-from .parameters import check, read_defaults, read_profile
+from .parameters import Prepared, check, read_defaults, read_profile
 
 
 class RunError(Exception):
@@ -35,35 +34,6 @@ class RunError(Exception):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checked run that has not started."""
-
-    name: str
-    profile: str
-    source: Path
-    defaults: dict[str, Any]
-    parameters: dict[str, Any]
-    command: str
-    timeout: int | None
-    seed: int | None = None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All parameters, with the notebook's own defaults."""
-        return self.defaults | self.parameters
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go: reports/PROFILE/NAME, or that of a seed, reports/PROFILE/seed-3/NAME."""
-        return folder_of(self.profile, self.name, self.seed)
-
-    @property
-    def failed(self) -> Path:
-        """The partly executed notebook of a failed run, beside the results."""
-        return self.folder.with_name(f"{self.name}.failed.ipynb")
 
 
 def run(
@@ -117,12 +87,6 @@ def profiles() -> dict[str, dict[str, Path]]:
     home = files.root() / "notebooks" / "profiles"
     folders = sorted(path for path in home.glob("[!.]*") if path.is_dir()) or _nothing(f"No profile in {home}.")
     return {folder.name: {path.stem: path for path in sorted(folder.glob("*.yaml"))} for folder in folders}
-
-
-def folder_of(profile: str, notebook: str, seed: int | None = None) -> Path:
-    """Where the results of a notebook go, as `Prepared.folder`."""
-    home = files.root() / "reports" / profile
-    return (home if seed is None else home / f"{values.PLACE}{seed}") / notebook
 
 
 def of_profile(profile: str) -> dict[str, Path]:

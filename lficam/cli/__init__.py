@@ -7,10 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError, choose
+
+if TYPE_CHECKING:
+    from ..data.datasets import Images
 
 LAB = ["IPython", "ipywidgets", "jinja2", "jupyter_client", "nbclient", "nbconvert", "nbformat", "papermill"]
 LAB += ["snakemake", "voila"]
@@ -103,6 +106,35 @@ def _command(
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(call=call)
     return command
+
+
+def data_options(one: argparse.ArgumentParser, dataset: str, size: str) -> None:
+    """The options that name images, for `images_of`; dataset, size: what they are by default."""
+    one.add_argument("--dataset", help=f"default: {dataset}")
+    one.add_argument("--data-root", metavar="FOLDER", help="where the data lies, if not built in")
+    one.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    one.add_argument("--size", type=int, help=f"of the images in pixels{size}")
+    one.add_argument("--count", type=int, help="images (default: all)")
+    one.add_argument("--workers", type=int, default=0, help="processes that read image files")
+
+
+def images_of(
+    arguments: argparse.Namespace, job: Mapping[str, Any], missing: str, size: int | None = None, **options: Any
+) -> "Images":
+    """The images that the options name, by default of what was trained on, `job` of a checkpoint's settings.
+
+    missing: what to say where neither names a data set. size: in pixels, if not that of the training. options: further
+    ones of `datasets.load`. Raises `InputError`.
+    """
+    from ..data import datasets
+
+    name = arguments.dataset or job.get("dataset")
+    if not name:
+        raise InputError(missing)
+    trained = job if name == job.get("dataset") else {}
+    options |= {"root": arguments.data_root or trained.get("data_root") or None, "count": arguments.count}
+    options |= {"size": arguments.size or size or trained.get("size") or None}
+    return datasets.load(name, arguments.split, **options)
 
 
 def values_of(flag: str, texts: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace, _SubParsersAction
 from typing import TYPE_CHECKING, cast
 
 from ..errors import InputError, check_numbers
-from . import Command, values_of
+from . import Command, data_options, images_of, values_of
 
 if TYPE_CHECKING:
     from ..training.jobs import Job
@@ -30,14 +30,9 @@ def add_commands(commands: _SubParsersAction, command: Command) -> None:
 
     one = command(commands, evaluate_model, "evaluate", "accuracy of a trained model, and its maps")
     one.add_argument("checkpoint", help="a best.pt, or a converted .safetensors")
-    one.add_argument("--dataset", help="default: what it was trained on")
-    one.add_argument("--data-root", metavar="FOLDER", help="where the data lies, if not built in")
-    one.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    one.add_argument("--size", type=int, help="of the images in pixels")
-    one.add_argument("--count", type=int, help="images (default: all)")
+    data_options(one, "what it was trained on", "")
     one.add_argument("--dump", metavar="FILE.safetensors", help="write the attention maps, with image ids")
     one.add_argument("--perturbation", type=float, metavar="EPSILON", help="FGSM attack first, in units of [0, 1]")
-    one.add_argument("--workers", type=int, default=0, help="processes that read image files")
 
     one = command(commands, convert_checkpoint, "convert", "turn the authors' weights into safetensors and a card")
     one.add_argument("source", help="the authors' .pth.tar or .pt file")
@@ -153,7 +148,6 @@ def find_lr(arguments: Namespace) -> None:
 
 def evaluate_model(arguments: Namespace) -> None:
     """`lficam evaluate`."""
-    from ..data import datasets
     from ..explainers.load import load
     from ..losses import correct
     from ..metrics.evaluation import dump, one_class, perturbed_accuracy, predict
@@ -169,17 +163,11 @@ def evaluate_model(arguments: Namespace) -> None:
             f"{arguments.checkpoint} is an explainer, {content['card']['method']}: use `lficam score --checkpoint`."
         )
     job = (content.get("settings") or {}).get("job", {})
-    dataset = arguments.dataset or job.get("dataset")
-    if not dataset:
-        raise InputError(f"{arguments.checkpoint} does not say what it was trained on: give --dataset.")
-    same = dataset == job.get("dataset")
-    root = arguments.data_root or (job.get("data_root") if same else None) or None
-    size = arguments.size or (job.get("size") if same else None) or None
-    images = datasets.load(dataset, arguments.split, root=root, size=size, count=arguments.count)
+    images = images_of(arguments, job, f"{arguments.checkpoint} does not say what it was trained on: give --dataset.")
     model = cast(Classifier, load(arguments.checkpoint, best_device()))
     if len(images.classes) != model.card["num_classes"]:
         raise InputError(
-            f"{dataset} has {len(images.classes)} classes, the model {model.card['num_classes']}: "
+            f"{images.name} has {len(images.classes)} classes, the model {model.card['num_classes']}: "
             "give a --dataset that has as many."
         )
     predictions = predict(model, images, workers=arguments.workers)

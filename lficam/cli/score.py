@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 
+from . import data_options, images_of
+
 
 def add_commands(commands: object, command: Callable[..., ArgumentParser]) -> None:
     """Its paragraph of the command line; `command` makes one, as the others of cli.py."""
@@ -11,16 +13,11 @@ def add_commands(commands: object, command: Callable[..., ArgumentParser]) -> No
     one.add_argument("--baseline", nargs="+", default=[], metavar="METHOD", help="without training, as grad-cam centre")
     one.add_argument("--classifier", metavar="NAME|BEST.pt", help="what is explained (default: the checkpoint's)")
     one.add_argument("--weights", metavar="NAME|FILE", help="of a classifier given by name (default: the papers')")
-    one.add_argument("--dataset", help="default: what the first checkpoint was trained on")
-    one.add_argument("--data-root", metavar="FOLDER", help="where the data lies, if not built in")
-    one.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    one.add_argument("--size", type=int, help="of the images in pixels (default: as the explainer was trained)")
-    one.add_argument("--count", type=int, help="images (default: all)")
+    data_options(one, "what the first checkpoint was trained on", " (default: as the explainer was trained)")
     one.add_argument("--list-file", metavar="FILE", help="lines 'path label' instead of class folders")
     one.add_argument("--measures", nargs="+", default=["masking", "overlap"], metavar="MEASURE", help=_MEASURES)
     one.add_argument("--steps", type=int, default=20, help="of insertion and deletion (default: 20)")
     one.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    one.add_argument("--workers", type=int, default=0, help="processes that read image files")
     one.add_argument("--precision", default="float32", help="float32 (default) or bfloat16")
     one.add_argument("--shard", metavar="I/N", default="1/1", help="make every N-th batch; others make the rest")
     one.add_argument("--fresh", action="store_true", help="forget what is at --out")
@@ -101,19 +98,5 @@ def _explainers(arguments):
     for method in arguments.baseline:
         explainers[method] = registry.baseline(classifier, method)
     size = trained_size({"settings": settings}) or classifier.size
-    return explainers, _images(arguments, settings.get("job") or {}, size, classifier.num_classes)
-
-
-def _images(arguments, job, size, classes):
-    from ..data import datasets
-    from ..errors import InputError
-
-    dataset = arguments.dataset or job.get("dataset")
-    if not dataset:
-        raise InputError("Say on what: --dataset NAME.")
-    same = dataset == job.get("dataset")
-    root = arguments.data_root or (job.get("data_root") if same else None) or None
-    options = {"root": root, "size": arguments.size or size, "count": arguments.count}
-    if arguments.list_file:
-        options |= {"list_file": arguments.list_file, "num_classes": classes}
-    return datasets.load(dataset, arguments.split, **options)
+    listed = {"list_file": arguments.list_file, "num_classes": classifier.num_classes} if arguments.list_file else {}
+    return explainers, images_of(arguments, settings.get("job") or {}, "Say on what: --dataset NAME.", size, **listed)

@@ -35,7 +35,7 @@ def jobs(
     Raises `InputError` for other settings than `VARIED`, and where their factors differ in number.
     """
     for name in variations:
-        choose("setting to vary", name, dict.fromkeys(VARIED))
+        choose("setting to vary", name, VARIED)
     lengths = {name: len(factors) for name, factors in variations.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise InputError(f"variations: expected lists of one length, a factor per model, got {lengths}.")

@@ -18,13 +18,13 @@ different images, because that part is both in s and in w. The second has no w: 
 import functools
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy import special, stats
 
 from ..errors import InputError
 
-Z = float(stats.norm.ppf(0.975))
+Z = NormalDist().inv_cdf(0.975)
 
 
 def _checked(values: Sequence[float]) -> np.ndarray:
@@ -40,6 +40,8 @@ def _checked(values: Sequence[float]) -> np.ndarray:
 @functools.lru_cache(maxsize=4096)
 def _quantile(p: float, freedom: float) -> float:
     """Of Student's t; cached, because a table has hundreds of cells of as many runs."""
+    from scipy import stats  # which takes a second to import
+
     return float(stats.t.ppf(p, freedom))
 
 
@@ -77,5 +79,5 @@ def variation(values: Sequence[float]) -> float:
     """
     array = _checked(values)
     count, mean = len(array), abs(float(array.mean()))
-    c4 = math.sqrt(2 / (count - 1)) * math.exp(special.gammaln(count / 2) - special.gammaln((count - 1) / 2))
+    c4 = math.sqrt(2 / (count - 1)) * math.exp(math.lgamma(count / 2) - math.lgamma((count - 1) / 2))
     return 100 * (1 + 1 / (4 * count)) * float(array.std(ddof=1)) / c4 / mean if mean else math.nan

@@ -125,7 +125,7 @@ def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) ->
     Raises `InputError` for an unknown name, a combination that it has no settings for, and unknown or wrong changes.
     """
     for change in changes:
-        choose("setting of a recipe", change, {field.name: None for field in dataclasses.fields(Recipe)})
+        choose("setting of a recipe", change, [field.name for field in dataclasses.fields(Recipe)])
     row = _row(name, method, dataset, backbone)
     settings: dict[str, Any] = {
         "milestones": tuple(map(int, row["milestones"].split())),

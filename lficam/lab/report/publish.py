@@ -31,10 +31,10 @@ def publish(profile: str = "desk") -> list[Path]:
             raise InputError(f"Cannot publish {folder.name}: {error}. Run it again.") from None
         files.sweep(target)
         copy = files.staging(target / folder.name)
-        latex = [str(Path(table).with_suffix(".tex")) for table in listed(record, "tables")]
+        drawn = [str(Path(table).with_suffix(".tex")) for table in listed(record, "tables")]
         figures = listed(record, "figures")
         vectors = [str(sharper(folder / figure).relative_to(folder)) for figure in figures]
-        kept = ["record.json", *listed(record, "tables"), *filter(lambda name: (folder / name).is_file(), latex)]
+        kept = ["record.json", *listed(record, "tables"), *filter(lambda name: (folder / name).is_file(), drawn)]
         for file in {*kept, *figures, *vectors}:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / file, copy / file)

@@ -62,6 +62,11 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, [(row + [""] * len(header))[: len(header)] for row in rows if row]
 
 
+def columns_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """A table's columns, {name: texts}."""
+    return dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True))
+
+
 def difference(reproduced: str, published: str, digits: int | None = None) -> str:
     """reproduced - published of two cells, signed, from the full numbers; a dash unless both are there."""
     ours, theirs = number(reproduced), number(published)
@@ -82,7 +87,7 @@ def readable(
     (not "published": that nothing is known is a result) and N if it is the same in all rows; the result's `n` then.
     """
     places: Mapping[str, int] = digits if isinstance(digits, dict) else {}  # of a record, which may be damaged
-    raw = dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True))
+    raw = columns_of(header, rows)
     shown = {name: column(texts, places.get(name)) for name, texts in raw.items()}
     numeric = {name: numbers(texts) for name, texts in raw.items()} | {"Δ": True}
     intervals = {"low", "high"} <= raw.keys()

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
 from .records import read_record
-from .tables import number, read_csv
+from .tables import columns_of, number, read_csv
 
 COLUMNS = ["notebook", "table", "row", "column", "seed", "value"]
 PLACE = "seed-"  # of a seed's results: reports/PROFILE/seed-3
@@ -99,27 +99,34 @@ def collect(folder: Path) -> Values:
 def numbers_of(path: Path) -> Iterator[tuple[str, str, float]]:
     """(row, column, value) of every number that a table's file holds; "12.3 [11.0, 13.7]" is three of them."""
     header, rows = read_csv(path)
-    columns = dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True))
-    words = keys(columns)
-    for i, line in enumerate(rows):
-        row = " | ".join(columns[name][i] for name in words)
+    words, names = named(header, rows)
+    for row, line in zip(names, rows, strict=True):
         for name, text in zip(header, line, strict=True):
             if name in words or name in LEFT_OUT:
                 continue
             if wide := WIDE.fullmatch(text):
-                for part, value in zip(("", " low", " high"), wide.groups(), strict=True):
-                    yield row, f"{name}{part}", float(value)
+                yield from (
+                    (row, part, float(found)) for part, found in zip((name, *bounds(name)), wide.groups(), strict=True)
+                )
             elif (value := number(text)) is not None and math.isfinite(value):
                 yield row, name, value
 
 
-def keys(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """The columns that say what a row is about: those of words, and the model's number."""
+def named(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The columns that say what a row is about, those of words and the model's number; and what each row is about."""
 
     def of_words(texts: Sequence[str]) -> bool:
         return any(text and number(text) is None and not WIDE.fullmatch(text) for text in texts)
 
-    return [name for name, texts in columns.items() if name not in LEFT_OUT and (name == "model" or of_words(texts))]
+    columns = columns_of(header, rows)
+    words = [k for k, texts in columns.items() if k not in LEFT_OUT and (k == "model" or of_words(texts))]
+    at = [header.index(name) for name in words]
+    return words, [" | ".join(line[i] for i in at) for line in rows]
+
+
+def bounds(column: str) -> tuple[str, str]:
+    """The columns of the interval that a column's numbers have."""
+    return ("low", "high") if column in MADE else (f"{column} low", f"{column} high")
 
 
 def write(values: Values, folder: Path) -> Path:
@@ -169,33 +176,29 @@ def over_seeds(
 
     Numbers of which there are fewer than two runs stay.
     """
-    words = keys(dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True)))
     at = {name: i for i, name in enumerate(header)}
     found = []
-    for line in map(list, rows):
-        row = " | ".join(line[at[name]] for name in words)
-
-        def runs(column: str, row: str = row) -> dict[int, float]:
-            return values.cells.get(Cell(notebook, table, row, column), {})
-
+    for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
         for name in header:
-            text, by_seed = line[at[name]], runs(name)
-            if len(by_seed) < 2 or name in ("low", "high"):
+            cell, text = Cell(notebook, table, row, name), line[at[name]]
+            if name in ("low", "high") or len(values.cells.get(cell, {})) < 2:
                 continue
-            wide = WIDE.fullmatch(text)
-            bounds = ("low", "high") if name in MADE else (f"{name} low", f"{name} high")
-            low, high = (runs(bound) for bound in bounds)
-            mean = sum(by_seed.values()) / len(by_seed)
-            if wide or (name in MADE and "low" in at):
-                errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
-                ends = seeds.interval(list(by_seed.values()), errors)
-            if wide:
+            mean, ends = _mean(values, cell)
+            if wide := WIDE.fullmatch(text):
                 digits = len(wide[1].partition(".")[2])
                 text = f"{mean:.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
             else:
-                text = repr(int(mean) if float(mean).is_integer() and "." not in text else mean)
-                if name in MADE and "low" in at:
-                    line[at["low"]], line[at["high"]] = map(repr, ends)
+                text = repr(int(mean) if mean.is_integer() and "." not in text else mean)
+            if name in MADE and "low" in at:
+                line[at["low"]], line[at["high"]] = map(repr, ends)
             line[at[name]] = text
         found.append(line)
     return found
+
+
+def _mean(values: Values, cell: Cell) -> tuple[float, tuple[float, float]]:
+    """The mean of a number over seeds, with its interval."""
+    by_seed = values.cells[cell]
+    low, high = (values.cells.get(cell._replace(column=end), {}) for end in bounds(cell.column))
+    errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
+    return sum(by_seed.values()) / len(by_seed), seeds.interval(list(by_seed.values()), errors)

@@ -19,7 +19,7 @@ from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
 from .tables import number
-from .values import MADE, Cell, Values, keys, read
+from .values import Cell, Values, bounds, named, read
 
 LEAST = 3  # runs of a reference
 ERROR = 0.05
@@ -64,13 +64,7 @@ class Judgement:
     @property
     def least(self) -> float:
         """The share that one more run of the reference would reach, but for `level` of them."""
-        if len(set(self.among)) == 1:
-            return self.among[0] - 1e-9
-        from scipy import stats
-
-        mean, spread = float(np.mean(self.among)), float(np.std(self.among, ddof=1))
-        quantile = float(stats.t.ppf(1 - self.level / len(self.shares), len(self.among) - 1))
-        return mean - quantile * spread * math.sqrt(1 + 1 / len(self.among))
+        return seeds.prediction(self.among, 1 - 2 * self.level / len(self.shares))[0] - 1e-9
 
     @property
     def agrees(self) -> bool:
@@ -88,6 +82,12 @@ def expected(values: Mapping[int, float], error: float) -> tuple[float, float]:
     """Where a further run's number lies; with one image's worth of room where the runs do not differ at all."""
     low, high = seeds.prediction(list(values.values()))
     return (low - error, high + error) if low == high else (low, high)
+
+
+def inside(value: float | None, low: float, high: float) -> bool:
+    """Whether a number lies there, but for rounding; one that is not there does not."""
+    slack = 1e-9 * max(abs(low), abs(high))
+    return value is not None and low - slack <= value <= high + slack
 
 
 def verify(profile: str = "desk", reference: Path | str | None = None) -> tuple[list[Judgement], Path]:
@@ -167,22 +167,17 @@ def _outside(
     found = []
     for cell, by_seed in reference.items():
         low, high = expected(by_seed, _room(cell, theirs, by_seed))
-        value, slack = run[cell], 1e-9 * max(abs(low), abs(high), 1e-300)
-        if value is None or not low - slack <= value <= high + slack:
-            found.append(Outside(cell, seed, value, low, high))
+        if not inside(run[cell], low, high):
+            found.append(Outside(cell, seed, run[cell], low, high))
     return found
 
 
 def _room(cell: Cell, theirs: Values, by_seed: Mapping[int, float]) -> float:
     """Half the runs' own interval over images, for numbers that have one: no spread in five runs is luck."""
-    low, high = (cell._replace(column=_bound(cell.column, end)) for end in ("low", "high"))
+    low, high = (cell._replace(column=end) for end in bounds(cell.column))
     if not theirs.cells.keys() >= {low, high}:
         return 0.0
     return float(np.mean([theirs.cells[high][s] - theirs.cells[low][s] for s in by_seed])) / 2
-
-
-def _bound(column: str, end: str) -> str:
-    return end if column in MADE else f"{column} {end}"
 
 
 def beside_reference(
@@ -197,18 +192,18 @@ def beside_reference(
 
     Tables without a column "reproduced", or of which the reference has no numbers, stay as they are.
     """
-    words = keys(dict(zip(header, zip(*rows, strict=True) if rows else ((),) * len(header), strict=True)))
+    if "reproduced" not in header:
+        return list(header), [list(line) for line in rows]
     places = digits.get("reproduced", 3) if isinstance(digits, dict) else 3
     found, known = [], False
-    for line in map(list, rows):
-        named = dict(zip(header, line, strict=True))
-        cell = Cell(notebook, table, " | ".join(named[name] for name in words), "reproduced")
-        by_seed, ours, added = theirs.cells.get(cell, {}), number(named.get("reproduced")), ["", ""]
+    for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
+        cell = Cell(notebook, table, row, "reproduced")
+        by_seed, added = theirs.cells.get(cell, {}), ["", ""]
         if len(by_seed) >= LEAST:
             low, high = expected(by_seed, _room(cell, theirs, by_seed))
             mean = sum(by_seed.values()) / len(by_seed)
-            inside = ours is not None and low <= ours <= high
-            added, known = [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if inside else "NO"], True
+            agrees = inside(number(line[header.index("reproduced")]), low, high)
+            added, known = [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if agrees else "NO"], True
         found.append(line + added)
     return ([*header, "reference", "agrees"], found) if known else (list(header), [list(line) for line in rows])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Cheap
 from processes import begin, finish
 from torch import nn
 
@@ -25,16 +26,6 @@ from lficam.metrics import scoring
 from lficam.metrics.configuration import configuration, describe, function, identity, sha256
 from lficam.metrics.evaluation import randomised
 from lficam.metrics.measures import Plan
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.last = nn.Conv2d(3, 6, 3, 2, 1), nn.Linear(6, 10)
-
-    def forward(self, x):
-        return self.last(20 * self.conv(x).relu().mean((2, 3)))
-
 
 FACTOR = 2
 
@@ -169,7 +160,7 @@ def test_what_has_no_content_is_refused(value):
 def test_an_explainer_inside_of_another(method):
     """What it counts is no part of it; its classifier is."""
     make = lficam.baseline if method == "grad-cam" else functools.partial(lficam.attach, layers=["conv"])
-    inner = [make(freeze(Net(), size=32), method) for _ in range(2)]
+    inner = [make(freeze(Cheap(), size=32), method) for _ in range(2)]
     if method != "grad-cam":
         inner[1].load_state_dict(inner[0].state_dict())
     found = [describe(Holds([one])) for one in inner]
@@ -195,7 +186,7 @@ def back():
 def test_classifiers_are_told_apart():
     """By weights, of which `randomised` makes others, and by what they compute of them: here strides."""
     torch.manual_seed(1)
-    explainer = lficam.baseline(freeze(Net(), size=32), "rise", masks=4)
+    explainer = lficam.baseline(freeze(Cheap(), size=32), "rise", masks=4)
     before = identity(explainer.classifier)
     assert identity(randomised(explainer).classifier) != before
     other = copy.deepcopy(explainer)
@@ -208,7 +199,7 @@ def test_classifiers_are_told_apart():
 
 
 def test_weights_of_a_mechanism_belong_to_it():
-    classifier = freeze(Net(), size=32)
+    classifier = freeze(Cheap(), size=32)
     one, other = (lficam.attach(classifier, "l-cam-img") for _ in range(2))
     assert describe(one) != describe(other)
     other.load_state_dict(one.state_dict())
@@ -230,12 +221,12 @@ def test_tables_of_earlier_versions_are_found():
 
 def test_the_function_of_a_network():
     """Not where it stands, nor what only training looks at."""
-    network, other = Net(), Net()
+    network, other = Cheap(), Cheap()
     assert function(network) == function(other)
     other.last.bias.data += 1
     other.train()
     assert function(network) == function(other)
-    assert function(network) != function(edited(Net, forward=lambda self, x: self.last(x))())
+    assert function(network) != function(edited(Cheap, forward=lambda self, x: self.last(x))())
     norms = [nn.Sequential(nn.BatchNorm2d(3)) for _ in range(3)]
     norms[1][0].track_running_stats = False  # as an explainer that trains with batch statistics leaves it
     norms[2][0].eps = 1e-3

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from networks import Cheap
 from PIL import Image
 from processes import begin, finish
-from torch import nn
 
 import lficam
 from lficam.cli import main
@@ -26,15 +26,6 @@ from lficam.metrics import scoring, store
 from lficam.models import checkpoints
 
 SIZES = {"batch_size": 4}  # 20 images are five batches
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.last = nn.Conv2d(3, 6, 3, 2, 1), nn.Linear(6, 10)
-
-    def forward(self, x):
-        return self.last(20 * self.conv(x).relu().mean((2, 3)))
 
 
 class Grey:
@@ -57,7 +48,7 @@ def alive():
 def made(count=20):
     """Explainers of one classifier and images: the same in every process."""
     torch.manual_seed(1)
-    classifier = freeze(Net(), size=32)
+    classifier = freeze(Cheap(), size=32)
     images = datasets.load("photo-digits", "test", count=count)
     return {"grey": Grey(classifier), "sharp": Grey(classifier, 3)}, images
 
@@ -383,7 +374,7 @@ def test_memory_does_not_grow_with_the_images(path, monkeypatch):
             watch()
             return super().__call__(pixels, target)
 
-    classifier = freeze(Net(), size=16)
+    classifier = freeze(Cheap(), size=16)
     ids = tuple(f"endless/{i:06}" for i in range(n))
     labels, rows = torch.zeros(n, dtype=torch.long), torch.arange(n)
     images = datasets.Images("endless", "test", ("a",), labels, ids, 16, (0,) * 3, (1,) * 3, Endless(), rows)

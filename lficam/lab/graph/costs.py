@@ -24,7 +24,6 @@ from ...models.registry import create
 from ...progress import duration
 from ...training.jobs import Job
 from ..notebooks import run
-from ..notebooks.parameters import read_defaults
 from ..report.records import read_record
 from . import plan
 
@@ -177,7 +176,7 @@ def missing(profile: str) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str] | None] = {}
     for name in run.profiles()[profile]:
         prepared = run.prepare(name, profile)
-        space = read_defaults(prepared.source) | prepared.parameters
+        space = prepared.settings
         for data_set in filter(None, space.get("datasets") or [space.get("dataset")]):
             found[data_set, space.get("data_root", "")] = _data_missing(data_set, space.get("data_root", ""))
         if space.get("pretrained"):

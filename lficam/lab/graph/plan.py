@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ... import files
 from ...errors import InputError
 from ..notebooks import run
-from ..notebooks.parameters import folder_of, read_defaults
+from ..notebooks.parameters import folder_of
 from ..report.records import read_record
 
 if TYPE_CHECKING:
@@ -53,17 +53,17 @@ def collect(profile: str, seeds: Sequence[int] = ()) -> list[Step]:
     Raises `InputError` for wrong parameters, and for cells that do not give jobs.
     """
     found: dict[str, Step] = {}
-    names = run.of_profile(profile)
+    names, own = run.of_profile(profile), code()
     for prepared in [run.prepare(name, profile, seed=seed) for seed in seeds or (None,) for name in names]:
-        for step in _of_notebook(prepared):
+        for step in _of_notebook(prepared, own):
             found.setdefault(step.id, step)
     notebooks = [step.id for step in found.values() if step.kind == "notebook"]
     steps = [*found.values(), Step(f"report-{profile}", "report", "the report", notebooks)]
     return sorted(steps, key=lambda step: (KINDS.index(step.kind), bool(step.needs)))  # classifiers before explainers
 
 
-def _of_notebook(prepared: run.Prepared) -> list[Step]:
-    """The steps of one notebook: its trainings, its evaluation if it has one, and itself."""
+def _of_notebook(prepared: run.Prepared, own: dict[str, str]) -> list[Step]:
+    """The steps of one notebook: its trainings, its evaluation if it has one, and itself. own: of `code`."""
     from ...training.jobs import Job
     from ...training.sweep import classifiers_of
 
@@ -82,11 +82,11 @@ def _of_notebook(prepared: run.Prepared) -> list[Step]:
         what = " ".join(map(str, key)) if isinstance(key, tuple) else key
         steps.append(_training(job, options, f"{name}: {what}{words}"))
     before = [step.id for step in steps]
-    parameters = {key: space[key] for key in read_defaults(prepared.source) if key not in ("profile", "output")}
+    parameters = {key: space[key] for key in prepared.defaults if key not in ("profile", "output")}
     evaluated = bool(cells(prepared.source, ("evaluate",)))
     kinds = [("evaluate", f"evaluation of {name}", ("jobs", "evaluate"))] * evaluated
     for kind, title, tags in [*kinds, ("notebook", f"notebook {name}", ())]:
-        step = f"{kind}-{name}-{digest(parameters, code(), cells(prepared.source, tags), seed)}"
+        step = f"{kind}-{name}-{digest(parameters, own, cells(prepared.source, tags), seed)}"
         steps.append(Step(step, kind, title + words, before, values={"notebook": name, "seed": seed}))
         before = [step]
     return steps
@@ -131,7 +131,7 @@ def execute(prepared: run.Prepared, tags: Sequence[str]) -> dict[str, Any]:
 
     Raises `InputError` where they ask for what only a notebook has, or something in them goes wrong.
     """
-    space = read_defaults(prepared.source) | prepared.parameters | {"profile": prepared.profile, "output": ""}
+    space = prepared.settings | {"profile": prepared.profile, "output": ""}
     for source in cells(prepared.source, tags):
         first = source.strip().splitlines()[0]
         try:

@@ -130,9 +130,8 @@ def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) ->
     settings: dict[str, Any] = {
         "milestones": tuple(map(int, row["milestones"].split())),
         "schedule": row["schedule"],
-        "nesterov": row["nesterov"] == "yes",
-        "bias_decay": row["bias_decay"] == "yes",
     }
+    settings |= {setting: row[setting] == "yes" for setting in ("nesterov", "augment", "bias_decay")}
     settings |= {setting: int(row[setting]) for setting in ("epochs", "batch_size")}
     settings |= {setting: float(row[setting]) for setting in ("lr", "gamma", "weight_decay", "bias_lr")}
     return Recipe(**settings | changes)

@@ -16,7 +16,7 @@ from toys import RECORD
 
 from lficam import cli, files
 from lficam.errors import InputError
-from lficam.lab.graph import plan, reproduce, steps
+from lficam.lab.graph import forks, plan, reproduce, steps
 from lficam.lab.notebooks import run
 
 DONE = (
@@ -99,19 +99,19 @@ def test_failed_mended_killed_and_continued(home, capsys):
     toy(home, "03_train")
     process = start(home)
     try:
-        wait_for(lambda: (home / "waits").exists())
+        wait_for(lambda: (home / "waits").exists() and list(plan.folder("smoke").glob("notebook-03_train-*.done")))
     finally:
         process.kill()
     out, _ = process.communicate(timeout=60)
     wait_for(lambda: not processes(home), 30)
     assert "finished evaluation of 02_bad" in out
-    before = executed(home)  # 03_train too, where it was begun before 02_bad
+    before = executed(home)
+    assert before == ["01_good", "03_train"]
 
     (home / "go").touch()
     assert cli.main(["reproduce", "--profile", "smoke", "--cores", "2"]) == 0
-    assert f"5 steps, {len(before) + 1} of them finished" in capsys.readouterr().out
-    assert executed(home)[: len(before)] == before
-    assert sorted(executed(home)) == ["01_good", "02_bad", "03_train"]
+    assert "5 steps, 3 of them finished" in capsys.readouterr().out
+    assert executed(home) == [*before, "02_bad"]
     assert "The last run failed." not in (reports / "index.html").read_text()
     assert [step.kind for step in plan.unfinished("smoke", plan.collect("smoke"))] == ["report"]
     assert not list(reports.glob(".0*"))  # nothing half-written is left
@@ -244,6 +244,55 @@ def test_a_step_ends_when_nobody_wants_it(home, monkeypatch):
         os.close(stdin)
 
 
+FORKED = """
+import os, signal, time, torch
+from pathlib import Path
+home = Path(os.environ["LFICAM_HOME"])
+print(os.getppid(), os.environ["OMP_NUM_THREADS"], torch.get_num_threads(), Path.cwd().name)
+end = {"self": os.getpid(), "server": os.getppid()}.get((home / "end").read_text())
+if end: os.kill(end, signal.SIGKILL)
+if end or (home / "wait").exists(): time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each step imports all itself")
+def test_steps_are_forked_and_survive_nobody(home, monkeypatch):
+    """They have the environment of who asks, and end with them, and with the server; without it they are started."""
+    toy(home, "01_toy", evaluate=FORKED)
+    step, path = reproduce.laid_out("smoke", 2)[0], str(plan.folder("smoke") / "plan.json")
+    log = home / "reports" / "smoke" / "logs" / f"{step.id}.log"
+    monkeypatch.chdir(home / "notebooks")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+
+    def status(end):
+        (home / "end").write_text(end)
+        code = steps.supervise(path, step.id)
+        return code, steps.events(plan.folder("smoke"))[-1].get("reason")
+
+    with forks.served(Path(path)) as where:
+        monkeypatch.setenv("LFICAM_FORKS", where["LFICAM_FORKS"])
+        killed = 3, "it was ended by SIGKILL, most likely memory ran out"
+        assert status("self") == killed
+        assert status("") == (0, None)
+        server, *facts = log.read_text().splitlines()[-1].split()
+        assert facts == ["3", "3", "notebooks"]
+        assert "Threads:\t1\n" in Path(f"/proc/{server}/status").read_text()
+        assert Path(f"/proc/{server}/cmdline").read_text().count("lficam.lab.graph.forks") == 1
+        (home / "wait").touch()
+        asked = ["step", path, step.id, "--inside"], dict(os.environ), str(home), str(home / "log")
+        forked = steps.Forked(where["LFICAM_FORKS"], *asked)
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked.wait(0)
+        forked.server.close()
+        wait_for(lambda: len(processes(home)) == 1, 10)
+        assert status("server") == killed
+        wait_for(lambda: not processes(home), 10)
+        (home / "wait").unlink()
+        assert status("") == (0, None)
+        assert log.read_text().splitlines()[-1].split()[0] == str(os.getpid())
+
+
 def test_gpus_are_handed_out_one_each(monkeypatch, tmp_path):
     """By a file for each, of any name, in a folder of one's own."""
     monkeypatch.setattr(steps.tempfile, "gettempdir", lambda: str(tmp_path))
@@ -289,8 +338,10 @@ def test_the_gpus_are_those_that_cuda_sees(monkeypatch, given, seen, names):
 
 
 def test_shares_of_cores_and_gpus(home, monkeypatch):
+    """Notebooks and evaluations share the cores, apart from one that measures time."""
     toy(home, "01_train", jobs=JOBS)
-    for gpus, expected in ((0, [(1, 0), (8, 0), (1, 0)]), (4, [(2, 1), (2, 1), (2, 0)])):
+    toy(home, "02_cost", alone="cost = 1", evaluate="x = 1")
+    for gpus, expected in ((0, [(1, 0), (2, 0), (2, 0), (8, 0), (1, 0)]), (4, [(2, 1)] * 4 + [(2, 0)])):
         monkeypatch.setattr(reproduce, "gpu_names", lambda gpus=gpus: list(map(str, range(gpus))))
         found = reproduce.laid_out("smoke", 8)
         assert [(step.threads, step.gpu) for step in found] == expected

@@ -4,7 +4,7 @@ The notebooks are the only source. Their cells with the tag `jobs` hold settings
 `jobs`; executed here with the profile's parameters, they say what is trained. Cells with the tag `evaluate` then leave
 files that the notebook finds; they are executed by the evaluation's step.
 
-Every step reads the plan: torch is imported only where notebooks are.
+Every step reads the plan: what takes a while to import is imported only where notebooks are.
 """
 
 import contextlib
@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ... import files
 from ...errors import InputError
-from ..notebooks import run
-from ..notebooks.parameters import folder_of
-from ..report.records import read_record
 
 if TYPE_CHECKING:
     from ...training.jobs import Job
+    from ..notebooks.parameters import Prepared
 
 KINDS = ("train", "evaluate", "notebook", "report")
 
@@ -35,7 +33,8 @@ class Step:
     That of evaluations and notebooks holds lficam's code too, that of trainings does not: they are dear, and their
     folder is known by settings, images and classifier alone.
 
-    needs: ids of the steps before it. threads, gpu: what it takes. values: what `steps` has to know to do it.
+    needs: ids of the steps before it. threads, gpu: what it takes; 0 threads: all cores. values: what `steps` has to
+    know to do it.
     """
 
     id: str
@@ -52,6 +51,8 @@ def collect(profile: str, seeds: Sequence[int] = ()) -> list[Step]:
 
     Raises `InputError` for wrong parameters, and for cells that do not give jobs.
     """
+    from ..notebooks import run
+
     found: dict[str, Step] = {}
     names, own = run.of_profile(profile), code()
     for prepared in [run.prepare(name, profile, seed=seed) for seed in seeds or (None,) for name in names]:
@@ -62,7 +63,7 @@ def collect(profile: str, seeds: Sequence[int] = ()) -> list[Step]:
     return sorted(steps, key=lambda step: (KINDS.index(step.kind), bool(step.needs)))  # classifiers before explainers
 
 
-def _of_notebook(prepared: run.Prepared, own: dict[str, str]) -> list[Step]:
+def _of_notebook(prepared: "Prepared", own: dict[str, str]) -> list[Step]:
     """The steps of one notebook: its trainings, its evaluation if it has one, and itself. own: of `code`."""
     from ...training.jobs import Job
     from ...training.sweep import classifiers_of
@@ -83,11 +84,12 @@ def _of_notebook(prepared: run.Prepared, own: dict[str, str]) -> list[Step]:
         steps.append(_training(job, options, f"{name}: {what}{words}"))
     before = [step.id for step in steps]
     parameters = {key: space[key] for key in prepared.defaults if key not in ("profile", "output")}
-    evaluated = bool(cells(prepared.source, ("evaluate",)))
+    evaluated, alone = (bool(cells(prepared.source, (tag,))) for tag in ("evaluate", "alone"))
     kinds = [("evaluate", f"evaluation of {name}", ("jobs", "evaluate"))] * evaluated
     for kind, title, tags in [*kinds, ("notebook", f"notebook {name}", ())]:
         step = f"{kind}-{name}-{digest(parameters, own, cells(prepared.source, tags), seed)}"
-        steps.append(Step(step, kind, title + words, before, values={"notebook": name, "seed": seed}))
+        threads = 0 if alone and kind == "notebook" else 1  # it measures time
+        steps.append(Step(step, kind, title + words, before, threads, values={"notebook": name, "seed": seed}))
         before = [step]
     return steps
 
@@ -126,7 +128,7 @@ def cells(notebook: Path, tags: Sequence[str] = ()) -> list[str]:
     return ["".join(c["source"]) for c in found if not tags or set(tags) & set(c["metadata"].get("tags", []))]
 
 
-def execute(prepared: run.Prepared, tags: Sequence[str]) -> dict[str, Any]:
+def execute(prepared: "Prepared", tags: Sequence[str]) -> dict[str, Any]:
     """Execute a notebook's cells of these tags here, after its parameters; returns their variables.
 
     Raises `InputError` where they ask for what only a notebook has, or something in them goes wrong.
@@ -187,6 +189,9 @@ def is_finished(profile: str, step: Step) -> bool:
 
 def record_digest(profile: str, notebook: str, seed: int | None = None) -> str:
     """SHA-256 of a finished notebook's record. Raises `ValueError` when it does not hold."""
+    from ..notebooks.parameters import folder_of
+    from ..report.records import read_record
+
     place = folder_of(profile, notebook, seed)
     read_record(place)
     return hashlib.sha256((place / "record.json").read_bytes()).hexdigest()

@@ -24,7 +24,7 @@ from ..notebooks import run
 from ..notebooks.kernel import ending
 from ..notebooks.run import RunError
 from ..report.verify import text, verify
-from . import plan
+from . import forks, plan
 from .steps import GRACE, POLL, events, last_line, open_log, tell
 
 ELSEWHERE = ("--executor", "-e", "--workflow-profile", "--profile")  # Snakemake's, for clusters
@@ -91,11 +91,15 @@ def seeds_of(text: str) -> list[int]:
 
 
 def laid_out(profile: str, cores: int, seeds: Sequence[int] = ()) -> list[plan.Step]:
-    """The plan of a profile, written for this machine: who takes how many cores, and whether a GPU."""
+    """The plan of a profile, written for this machine: who takes how many cores, and whether a GPU.
+
+    Notebooks and evaluations share the cores, apart from a notebook with the tag `alone`.
+    """
     steps, gpus = plan.collect(profile, seeds), len(gpu_names())
+    shares = sum(step.kind in ("evaluate", "notebook") for step in steps)
     for step in steps:
-        whole = cores if step.kind in ("evaluate", "notebook") else step.threads
-        step.threads = max(1, min(cores // gpus if gpus else whole, cores))
+        own = cores // shares if step.threads and step.kind in ("evaluate", "notebook") else step.threads or cores
+        step.threads = max(1, min(cores // gpus if gpus else own, cores))
         step.gpu = int(bool(gpus) and step.kind != "report")
     plan.write(profile, steps)
     return steps
@@ -192,11 +196,13 @@ class Story:
 
 def _run(command: Sequence[str], home: Path, story: Story) -> tuple[int, bool]:
     """Snakemake's exit status, and whether a signal asked for the end."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    if _local(command):
-        environment |= {"LFICAM_LIFELINE": "stdin", "LFICAM_GPUS": ",".join(gpu_names())}
-    asked: list[float] = []
-    with open_log(home.parent / "logs" / "snakemake.log") as log, ending(lambda *_: asked.append(time.monotonic())):
+    environment, asked = os.environ | {"PYTHONUNBUFFERED": "1"}, list[float]()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ending(lambda *_: asked.append(time.monotonic())))
+        log = stack.enter_context(open_log(home.parent / "logs" / "snakemake.log"))
+        if _local(command):
+            environment |= {"LFICAM_LIFELINE": "stdin", "LFICAM_GPUS": ",".join(gpu_names())}
+            environment |= stack.enter_context(forks.served(home / "plan.json"))
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
         process: Any = subprocess.Popen(command, env=environment, **pipes)
         while process.poll() is None:

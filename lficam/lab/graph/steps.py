@@ -2,6 +2,7 @@
 
 Two processes: the outer one starts the inner one, which does the work, and tells how it ended even when it was killed;
 it ends it when the `lficam reproduce` that started all is gone. What happens is a line in .graph/events.jsonl.
+The outer one is light. The inner one is forked from a process that has imported all (`forks`), where there is one.
 """
 
 import contextlib
@@ -23,7 +24,6 @@ from typing import IO, Any
 from ... import files
 from ...errors import InputError
 from ...progress import duration
-from ..notebooks import run
 from ..notebooks.kernel import ending
 from . import plan
 
@@ -44,9 +44,7 @@ def supervise(path: str, name: str) -> int:
     with _gpu() as environment, open_log(log, "a" if earlier else "w") as file:
         tell(home, name, "started", f"started  {title}" + " again" * bool(earlier))
         started = time.monotonic()
-        options: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        command = [sys.executable, "-m", "lficam", "step", path, name, "--inside"]
-        code = _wait(subprocess.Popen(command, env=os.environ | environment, **options))
+        code = _wait(_start(["step", path, name, "--inside"], os.environ | environment, file))
     if code == STOPPED:
         tell(home, name, "stopped", f"stopped  {title}")
     elif code:
@@ -58,7 +56,52 @@ def supervise(path: str, name: str) -> int:
     return code
 
 
-def _wait(process: subprocess.Popen) -> int:
+class Forked:
+    """A process that the `lficam reproduce` that started this step forks; it is used as a `subprocess.Popen` is.
+
+    Raises `OSError` or `EOFError` where nothing is forked.
+    """
+
+    def __init__(self, address: str, *asked: Any) -> None:
+        from multiprocessing.connection import Client
+
+        self.server = Client(address)
+        self.server.send(asked)
+        self.pid = self.server.recv()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, as of `Popen.wait`; when the server was killed it is killed, too."""
+        if not self.server.poll(timeout):
+            raise subprocess.TimeoutExpired("step", timeout or 0)
+        try:
+            return self.server.recv()
+        except (EOFError, OSError):
+            return -signal.SIGKILL if wanted() else STOPPED
+
+    def send_signal(self, number: int) -> None:
+        """A signal; none when it has ended."""
+        with contextlib.suppress(OSError):
+            self.server.send(number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _start(arguments: list[str], environment: dict[str, str], file: IO[str]) -> subprocess.Popen | Forked:
+    """The inner process, forked where that is possible."""
+    if address := environment.get("LFICAM_FORKS"):
+        with contextlib.suppress(OSError, EOFError):
+            return Forked(address, arguments, environment, os.getcwd(), file.name)
+    options: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([sys.executable, "-m", "lficam", *arguments], env=environment, **options)
+
+
+def _wait(process: subprocess.Popen | Forked) -> int:
     """The status of the process; it is ended when a signal asks for it, or nobody wants it any more."""
     stopped: list[bool] = []
     with ending(lambda *_: stopped.append(True)):
@@ -200,11 +243,15 @@ def _train(_: str, values: dict[str, Any]) -> dict[str, str]:
 
 def _evaluate(profile: str, values: dict[str, Any]) -> dict[str, str]:
     """Execute the notebook's own cells; what they leave on the disk is found by the notebook."""
+    from ..notebooks import run
+
     plan.execute(run.prepare(profile=profile, **values), ("jobs", "evaluate"))
     return {}
 
 
 def _notebook(profile: str, values: dict[str, Any]) -> dict[str, str]:
+    from ..notebooks import run
+
     run.execute(run.prepare(profile=profile, **values))
     return {"record": plan.record_digest(profile, **values)}
 

@@ -12,12 +12,14 @@ from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
 from ... import files
-from .parameters import Prepared
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
+    from .parameters import Prepared
 
+# Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
+SPIN = {"GOMP_SPINCOUNT": "10000"}
 ANSWER = 300  # seconds for a kernel to start and for its output to arrive; a busy machine is no failure
 
 
@@ -28,7 +30,7 @@ class Kernel:
         self.process: Popen | None = None
         self.interrupted = False
 
-    def execute(self, prepared: Prepared, folder: Path) -> None:
+    def execute(self, prepared: "Prepared", folder: Path) -> None:
         """Execute the notebook through papermill; the executed copy in `folder` is saved after every cell."""
         import papermill
 
@@ -51,20 +53,18 @@ class Kernel:
         if self.interrupted:  # after the last cell
             raise KeyboardInterrupt
 
-    def _manager(self, prepared: Prepared) -> type:
+    def _manager(self, prepared: "Prepared") -> type:
         from jupyter_client import AsyncKernelManager
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": prepared.command, "LFICAM_HOME": str(files.root())}
         run |= {"LFICAM_SETTINGS": json.dumps(prepared.settings)}
-        # Threads that wait spinning make small models ten times slower on a shared machine; this long costs nothing.
-        spin = {"GOMP_SPINCOUNT": "10000"}
         kernel: Kernel = self
 
         class ThisInterpreter(AsyncKernelManager):
             kernel_spec = own_spec()
 
             async def start_kernel(self, **options):
-                await super().start_kernel(env=spin | os.environ | run, **options)
+                await super().start_kernel(env=SPIN | os.environ | run, **options)
                 kernel.process = self.provisioner.process
 
         return ThisInterpreter

@@ -114,6 +114,19 @@ def test_tables_over_seeds_by_hand(folder):
     assert named["AD 100"] == f"12.5 [{low + 0.5:.1f}, {high + 0.5:.1f}]"
 
 
+def test_differences_over_seeds_have_a_p_of_their_own():
+    """Of two rows of a measure the less p counts twice, the other once; another measure's row is alone."""
+    found = Values("toy")
+    table = [[m, name, "1", "0", "2", "0.5"] for m, name in (("AD", "a"), ("AD", "b"), ("IC", "a"))]
+    runs = ([3.0, 4.0, 5.0], [-1.0, 2.0, 2.0], [5.0, 1.0, 3.0])
+    for (measure, name, *_), numbers in zip(table, runs, strict=True):
+        found.cells[Cell("05", "compare", f"{measure} | {name}", "difference")] = dict(enumerate(numbers))
+    header = ["measure", "explainer", "difference", "low", "high", "p (Holm)"]
+    p = [values.seeds.p_value(numbers) for numbers in runs]
+    found = [float(row[5]) for row in values.over_seeds(found, "05", "compare", header, table)]
+    assert found == pytest.approx([2 * p[0], max(2 * p[0], p[1]), p[2]])
+
+
 @pytest.mark.parametrize(
     ("edit", "words"), [("cut", "was cut or edited"), ("none", "is not there"), ("json", "cannot be read")]
 )

@@ -22,6 +22,7 @@ from ... import __version__, files
 from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
+from ...metrics.statistics import HOLM, holm
 from .records import read_record
 from .tables import columns_of, number, read_csv
 
@@ -174,15 +175,20 @@ def over_seeds(
 ) -> list[list[str]]:
     """A table's rows with means over seeds for one run's numbers, and intervals over trainings and images.
 
-    Numbers of which there are fewer than two runs stay.
+    p of differences is that of t over both, corrected for the number of rows with the same measure (Holm). Numbers of
+    which there are fewer than two runs stay.
     """
     at = {name: i for i, name in enumerate(header)}
-    found = []
+    found: list[list[str]] = []
+    tests: dict[str, dict[int, float]] = {}  # {measure: {number of the row: p}}
     for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
         for name in header:
             cell, text = Cell(notebook, table, row, name), line[at[name]]
-            if name in ("low", "high") or len(values.cells.get(cell, {})) < 2:
+            if name in ("low", "high", HOLM) or len(values.cells.get(cell, {})) < 2:
                 continue
+            if name == "difference" and HOLM in at:
+                measure = line[at["measure"]] if "measure" in at else ""
+                tests.setdefault(measure, {})[len(found)] = seeds.p_value(*of_runs(values, cell))
             mean, ends = _mean(values, cell)
             if wide := WIDE.fullmatch(text):
                 digits = len(wide[1].partition(".")[2])
@@ -193,12 +199,21 @@ def over_seeds(
                 line[at["low"]], line[at["high"]] = map(repr, ends)
             line[at[name]] = text
         found.append(line)
+    for tested in tests.values():
+        for i, p in zip(tested, holm(list(tested.values())), strict=True):
+            found[i][at[HOLM]] = repr(float(p))
     return found
+
+
+def of_runs(values: Values, cell: Cell) -> tuple[list[float], list[float]]:
+    """A number's values in its runs, and their standard errors over images, where there are any."""
+    by_seed = values.cells[cell]
+    low, high = (values.cells.get(cell._replace(column=end), {}) for end in bounds(cell.column))
+    errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
+    return list(by_seed.values()), errors
 
 
 def _mean(values: Values, cell: Cell) -> tuple[float, tuple[float, float]]:
     """The mean of a number over seeds, with its interval."""
-    by_seed = values.cells[cell]
-    low, high = (values.cells.get(cell._replace(column=end), {}) for end in bounds(cell.column))
-    errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
-    return sum(by_seed.values()) / len(by_seed), seeds.interval(list(by_seed.values()), errors)
+    runs, errors = of_runs(values, cell)
+    return sum(runs) / len(runs), seeds.interval(runs, errors)

@@ -18,12 +18,13 @@ from ... import files
 from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
+from ...metrics.statistics import HOLM
 from .tables import number
 from .values import Cell, Values, bounds, named, read
 
 LEAST = 3  # runs of a reference
 ERROR = 0.05
-UNJUDGED = ("p", "low", "high")  # what follows from other columns, or has no spread to speak of
+UNJUDGED = (HOLM, "low", "high")  # what follows from other columns, or has no spread to speak of
 SHOWN = 20  # cells outside
 
 

@@ -134,6 +134,8 @@ class Section:
             for word, kind, show in (("Table", "tables", _table), ("Figure", "figures", _figure))
             for i, entry in enumerate(record.get(kind, []), 1)
         ]
+        if self.runs > 1 and not any(entry["file"] == "seeds.png" for entry in record.get("figures", [])):
+            self.parts += _seeds(self, f"Figure {place}.{len(record.get('figures', [])) + 1}")
         self.kept = (folder / f"{self.name}.html").is_file()
         words = ("executed notebook", "executed notebook, .ipynb", "record")
         beside = zip(words, (f"{self.name}.html", f"{self.name}.ipynb", "record.json"), strict=True)
@@ -202,6 +204,22 @@ def _figure(section: "Section", entry: dict[str, Any], _: str) -> dict[str, Any]
         "width": pictures.width(content),
         "links": [(path.suffix[1:].upper(), _link(section.base, path)) for path in there],
     }
+
+
+def _seeds(section: "Section", place: str) -> list[dict[str, Any]]:
+    """The figure of all seeds, drawn now; a published page finds it among the others."""
+    from . import figures  # whose libraries take seconds to import
+
+    if not (found := figures.over_seeds(section.numbers, section.name)):
+        return []
+    content = pictures.svg(found[0])
+    shown: dict[str, Any] = {
+        "caption": found[1],
+        "src": _inside(content, ".svg"),
+        "width": pictures.width(content),
+        "links": [],
+    }
+    return [{"title": f"{place}. {figures.TITLE}.", "alt": figures.TITLE} | shown]
 
 
 def _grid(

@@ -1,4 +1,5 @@
-"""Make the generated parts of the pages anew, from docstrings, from data/*.csv and from the published results:
+"""Make the generated parts of the pages anew, from docstrings, from data/*.csv and from the published results,
+and in how many runs what pages and notebooks claim is true (lficam/data/tables/claims.csv):
 
     python tools/docs.py
 
@@ -122,16 +123,32 @@ def _arguments(thing: Any) -> str:
 MAKERS: dict[str, Callable[[str], str]] = {"api": reference, "csv": table}
 
 
-def main() -> None:
-    """Write every page whose generated parts have changed."""
-    from lficam import files
+def notebook(path: Path) -> str:
+    """A notebook's file with the counts of its claims made anew."""
+    from lficam.lab.report.claims import counted
 
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    made = json.loads(path.read_bytes())
+    for cell in made["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = counted("".join(cell["source"]), path.relative_to(ROOT).as_posix(), ROOT / "figures")
+            cell["source"] = text.splitlines(keepends=True)
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write every page and notebook whose generated parts have changed."""
+    from lficam import files
+    from lficam.lab.report.claims import counted
+
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in (*pages, *sorted((ROOT / "notebooks").glob("*.ipynb"))):
         text = page.read_text(encoding="utf-8")
-        if (now := fill(text)) != text:
+        name = page.relative_to(ROOT).as_posix()
+        now = notebook(page) if page.suffix == ".ipynb" else counted(fill(text), name, ROOT / "figures")
+        if now != text:
             with files.atomic(page, "w") as file:
                 file.write(now)
-            print(page.relative_to(ROOT))
+            print(name)
 
 
 if __name__ == "__main__":

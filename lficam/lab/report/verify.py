@@ -4,12 +4,12 @@ The reference is S runs that differ in the seed alone. A number agrees when it l
 more such run (`metrics.seeds`). How many agree is set against the reference itself: each of its runs is judged by the
 other S - 1 in the same way. A notebook agrees when each of our runs has a share not below what one more run of the
 reference would have, with an error of 5 % over all (Bonferroni); and what does not vary at all in the reference must be
-equal.
+equal. Beside it stands how many of the reference's conclusions (`claims`) hold in the run.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
 from ...metrics.statistics import HOLM
+from .claims import shared
 from .tables import number
 from .values import Cell, Values, bounds, named, read
 
@@ -51,7 +52,8 @@ class Outside:
 class Judgement:
     """A notebook: judged cells, the share inside of each of our runs, and of the reference's among themselves.
 
-    variation: the median over cells of the reference's CV*, in percent.
+    variation: the median over cells of the reference's CV*, in percent. conclusions: whether what all runs of the
+    reference bear out holds in all of ours.
     """
 
     notebook: str
@@ -61,6 +63,7 @@ class Judgement:
     outside: list[Outside]
     level: float
     variation: float
+    conclusions: dict[str, bool] = field(default_factory=dict)
 
     @property
     def least(self) -> float:
@@ -159,7 +162,8 @@ def _of_notebook(name: str, ours: Values, theirs: Values, level: float) -> Judge
         among.append(1 - len(found) / len(cells) if cells else 1.0)
     outside.sort(key=lambda one: -one.distance)
     varied = [seeds.variation(list(by.values())) for cell, by in cells.items() if _room(cell, theirs, by)]
-    return Judgement(name, len(cells), shares, among, outside, level, float(np.nanmedian(varied or [0.0])))
+    variation = float(np.nanmedian(varied or [0.0]))
+    return Judgement(name, len(cells), shares, among, outside, level, variation, shared(ours, theirs, name))
 
 
 def _outside(
@@ -249,6 +253,15 @@ def sentence(found: Sequence[Judgement], reference: Path, profile: str) -> str:
     wrong = [one.notebook for one in found if not one.agrees]
     runs = len(found[0].among) if found else 0
     share = f"{inside:.1%} of {total} numbers lie where one more run would put them"
+    said = f"{share}.{_concluded(found)}"
     if wrong:
-        return f"The results of {profile} DIFFER from the reference in {', '.join(wrong)}: {share}."
-    return f"The results of {profile} agree with the reference ({short(reference)}, {runs} runs): {share}."
+        return f"The results of {profile} DIFFER from the reference in {', '.join(wrong)}: {said}"
+    return f"The results of {profile} agree with the reference ({short(reference)}, {runs} runs): {said}"
+
+
+def _concluded(found: Sequence[Judgement]) -> str:
+    """How many conclusions hold, and which do not; "" where there are none."""
+    every = {claim: held for one in found for claim, held in one.conclusions.items()}
+    lost = [claim for claim, held in every.items() if not held]
+    count = f" Conclusions: {len(every) - len(lost)} of {len(every)} hold"
+    return f"{count}{'; not: ' * bool(lost)}{'; '.join(lost)}." if every else ""

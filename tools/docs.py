@@ -40,9 +40,9 @@ def fill(text: str, figures: Path = ROOT / "figures") -> str:
 
 
 def results(path: Path) -> str:
-    """A table of a finished notebook, written as on the page of the results."""
+    """A table of a finished notebook, written as on the page of the results; below it N and what its intervals hold."""
     from lficam.errors import InputError
-    from lficam.lab.report import tables
+    from lficam.lab.report import latex, tables, values
 
     try:
         record = json.loads((path.parent / "record.json").read_bytes())
@@ -51,10 +51,15 @@ def results(path: Path) -> str:
         raise InputError(f"A page shows {path}, which is not published ({error}): run that notebook.") from None
     if "reproduced" in header:
         rows = [row for row in rows if row[header.index("reproduced")]]
-    digits = next(entry.get("digits", {}) for entry in record["tables"] if entry["file"] == path.name)
-    columns = zip(*rows, strict=True)
-    shown = [tables.column(texts, digits.get(name)) for name, texts in zip(header, columns, strict=bool(rows))]
-    return markdown(header, zip(*shown, strict=True))
+    entry = next(entry for entry in record["tables"] if entry["file"] == path.name)
+    reference = (path.parents[1] / "values.csv").is_file()
+    runs = len(values.read(path.parents[1]).seeds_of(path.parent.name)) if reference else 1
+    read = tables.readable(header, rows, entry.get("digits"))
+    n = "" if read.n else next(iter(re.findall(r"N = \d+", entry.get("caption", ""))), "")
+    shown = [i for i, texts in enumerate(zip(*read.rows, strict=True)) if set(texts) != {tables.DASH}]
+    lines = ([row[i] for i in shown] for row in read.rows)
+    notes = " ".join(filter(None, (latex.notes(read, {}, runs), n and f"{n}.")))
+    return markdown([read.header[i] for i in shown], lines) + (f"\n\n{notes}" if notes else "")
 
 
 def table(what: str) -> str:

@@ -56,11 +56,11 @@ def publish(profile: str = "desk") -> list[Path]:
 def _over_seeds(path: Path, entry: dict[str, Any], numbers: values.Values, notebook: str) -> None:
     """Put means and intervals over seeds into a copied table, as CSV and LaTeX."""
     header, rows = read_csv(path)
+    rows = values.over_seeds(numbers, notebook, path.stem, header, rows, entry.get("of", ""))
     with files.atomic(path, "w") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerows([header, *values.over_seeds(numbers, notebook, path.stem, header, rows)])
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
     with files.atomic(path.with_suffix(".tex"), "w") as file:
-        file.write(latex.table(path, entry, notebook))
+        file.write(latex.table(path, entry, notebook, len(numbers.seeds_of(notebook))))
 
 
 def _draw(copy: Path, record: dict[str, Any], numbers: values.Values, notebook: str) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from ...files import short
 from ...metrics import seeds
 from ...metrics.statistics import HOLM
 from .claims import shared
-from .tables import number
-from .values import Cell, Values, bounds, named, read
+from .tables import RANGED, number
+from .values import MADE, Cell, Values, bounds, located, named, read
 
 LEAST = 3  # runs of a reference
 ERROR = 0.05
@@ -188,29 +189,36 @@ def _room(cell: Cell, theirs: Values, by_seed: Mapping[int, float]) -> float:
 def beside_reference(
     theirs: Values,
     notebook: str,
-    table: str,
+    entry: Mapping[str, Any],
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    digits: Mapping[str, int] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """A table with the reference's mean, the prediction interval of one more run, and whether the number lies in it.
 
-    Tables without a column "reproduced", or of which the reference has no numbers, stay as they are.
+    entry: of the record, with file, digits and of. Of a table with several numbers a row, each with its interval, only
+    how many agree. Other tables, and those of which the reference has no numbers, stay as they are.
     """
-    if "reproduced" not in header:
-        return list(header), [list(line) for line in rows]
-    places = digits.get("reproduced", 3) if isinstance(digits, dict) else 3
+    made, digits = [name for name in MADE if name in header], entry.get("digits")
+    places = digits.get(made[0], 3) if made and isinstance(digits, dict) else 3
     found, known = [], False
     for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
-        cell = Cell(notebook, table, row, "reproduced")
-        by_seed, added = theirs.cells.get(cell, {}), ["", ""]
-        if len(by_seed) >= LEAST:
-            low, high = expected(by_seed, _room(cell, theirs, by_seed))
-            mean = sum(by_seed.values()) / len(by_seed)
-            agrees = inside(number(line[header.index("reproduced")]), low, high)
-            added, known = [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if agrees else "NO"], True
-        found.append(line + added)
-    return ([*header, "reference", "agrees"], found) if known else (list(header), [list(line) for line in rows])
+        judged = []
+        for name, text in zip(header, line, strict=True):
+            if name in made or (not made and RANGED.fullmatch(text)):
+                cell = located(theirs, Cell(notebook, Path(entry["file"]).stem, row, name), str(entry.get("of") or ""))
+                if len(by_seed := theirs.cells.get(cell, {})) >= LEAST:
+                    ends = expected(by_seed, _room(cell, theirs, by_seed))
+                    value = number(text.partition(" ")[0])
+                    judged.append((sum(by_seed.values()) / len(by_seed), ends, inside(value, *ends)))
+        known = known or bool(judged)
+        if made and judged:
+            (mean, (low, high), agrees), *_ = judged
+            line += [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if agrees else "NO"]
+        else:
+            line += [""] * bool(made) + [f"{sum(one[2] for one in judged)} of {len(judged)}" if judged else ""]
+        found.append(line)
+    added = ["reference", "agrees"] if made else ["agrees"]
+    return ([*header, *added], found) if known else (list(header), [list(line) for line in rows])
 
 
 # --- For reading

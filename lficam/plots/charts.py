@@ -7,7 +7,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..metrics.statistics import bootstrap
-from ..training.lr_range import LRRange
 from .style import LOOKS, OTHER, Look, look, looks, styled
+
+if TYPE_CHECKING:
+    from ..training.lr_range import LRRange
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]  # {name: [a row per epoch]}, as `jobs.train` returns
 Interval = tuple[float, float, float]  # value, low, high
@@ -116,7 +118,7 @@ def _history(
 
 
 @styled
-def lr_curve(ranges: Mapping[str, LRRange]) -> Figure:
+def lr_curve(ranges: "Mapping[str, LRRange]") -> Figure:
     """Loss over a rising learning rate, faint as it was, strong smoothed, with the suggested rate marked."""
     figure, axis = plt.subplots(figsize=(4.6, 2.9))
     for name, found in ranges.items():

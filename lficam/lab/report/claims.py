@@ -9,14 +9,16 @@ without it, it is true in all. `python tools/docs.py` writes the counts into the
 
 import csv
 import functools
+import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ... import files
 from .tables import number
 from .values import Cell, Values, read
+
+Numbers = dict[Cell | None, dict[int, float]]  # by place (none: a number of the claim itself) and seed
 
 
 class Condition(NamedTuple):
@@ -59,9 +61,13 @@ def claims() -> list[Claim]:
 
 def holds(values: Values, claim: Claim) -> dict[int, bool]:
     """Of each run whether a claim holds in it: {seed: bool}, without those that lack one of its numbers."""
+    sides = []
+    for table, left, relation, right in claim.conditions:
+        a, b = (_cells(values, claim.notebook, table, side) for side in (left, right))
+        sides.append((a, relation, b))
     found = {}
     for seed in values.seeds_of(claim.notebook):
-        parts = [list(_compared(values, claim.notebook, seed, condition)) for condition in claim.conditions]
+        parts = [_compared(seed, *side) for side in sides]
         if all(parts):
             found[seed] = all(map(all, parts))
     return found
@@ -89,25 +95,25 @@ def shared(ours: Values, theirs: Values, notebook: str) -> dict[str, bool]:
     return found
 
 
-def _compared(values: Values, notebook: str, seed: int, condition: Condition) -> Iterator[bool]:
-    """For each pair of numbers of a condition whether they stand in its relation."""
-    for a, x in _numbers(values, notebook, condition.table, condition.left, seed):
-        for b, y in _numbers(values, notebook, condition.table, condition.right, seed):
-            if a != b:
-                yield x < y if condition.relation == "<" else x > y
+def _compared(seed: int, left: Numbers, relation: str, right: Numbers) -> list[bool]:
+    """For each pair of numbers of a run whether they stand in that relation."""
+    pairs = [(x, y) for (a, x), (b, y) in itertools.product(left.items(), right.items()) if a != b]
+    pairs = [(x, y) for x, y in pairs if seed in x and seed in y]
+    return [x[seed] < y[seed] if relation == "<" else x[seed] > y[seed] for x, y in pairs]
 
 
-def _numbers(values: Values, notebook: str, table: str, what: str, seed: int) -> Iterator[tuple[Cell | None, float]]:
-    """The numbers of one side, and where they stand."""
+def _cells(values: Values, notebook: str, table: str, what: str) -> Numbers:
+    """The numbers of one side by seed, and where they stand."""
     if (known := number(what)) is not None:
-        yield None, known
-        return
+        return {None: dict.fromkeys(values.seeds_of(notebook), known)}
     *words, column = what.split(" | ")
-    for cell, by_seed in values.cells.items():
-        if (cell.notebook, cell.table, cell.column) == (notebook, table, column) and seed in by_seed:
-            row = cell.row.split(" | ")
-            if len(row) == len(words) and all(map(_fits, words, row)):
-                yield cell, by_seed[seed]
+    return {
+        cell: by_seed
+        for cell, by_seed in values.cells.items()
+        if (cell.notebook, cell.table, cell.column) == (notebook, table, column)
+        and len(row := cell.row.split(" | ")) == len(words)
+        and all(map(_fits, words, row))
+    }
 
 
 def _fits(pattern: str, word: str) -> bool:

@@ -1,5 +1,6 @@
 """A figure over seeds, from values.csv alone: every run a point, their mean with its interval, what was published."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -101,6 +102,7 @@ def _mean(values: Values, cells: Sequence[Cell]) -> tuple[float, tuple[float, fl
     return float(np.mean(means)), seeds.interval(means, [float(np.mean(e)) for e in errors.values() if e])
 
 
+@functools.cache
 def _published() -> dict[str, list[float]]:
     """The papers' numbers by the words of their rows."""
     tables = (

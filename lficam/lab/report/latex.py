@@ -11,6 +11,7 @@ LONG = 40  # rows: more of them do not fit on a page
 WIDE, BROAD = 80, 100  # characters of a row: set in small type, and scaled to the line
 TEXT = 45  # characters: longer texts are broken into lines
 ONE_RUN = "One run: intervals hold images only, not how trainings vary."
+AGREES = "Reference: its mean, and where one more run would lie; agrees: what lies there."
 OVER_SEEDS = "Means of {} runs that differ in the seed; intervals over trainings and images."
 SPECIAL = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
@@ -71,12 +72,13 @@ def sentence(text: str) -> str:
 
 
 def notes(read: Readable, entry: dict[str, Any], runs: int = 1) -> str:
-    """What a caption still has to say: N if all rows share it, what intervals hold, and what Δ is."""
+    """What a caption still has to say: N if all rows share it, what intervals hold, what Δ and agreement are."""
     said = f"N = {read.n}" in str(entry.get("caption", ""))
     n = f"N = {read.n}." if read.n and not said else ""
     intervals = "interval" in read.header or any(RANGED.fullmatch(text) for row in read.rows for text in row)
     held = "" if not intervals else OVER_SEEDS.format(runs) if runs > 1 else ONE_RUN
-    return " ".join(filter(None, (held, n, "Δ: reproduced − published." if "Δ" in read.header else "")))
+    told = [held, n, "Δ: reproduced − published." if "Δ" in read.header else ""]
+    return " ".join(filter(None, [*told, AGREES if "agrees" in read.header else ""]))
 
 
 def _column(numeric: bool, texts: Iterable[str]) -> str:

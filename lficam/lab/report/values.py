@@ -170,9 +170,9 @@ def read(folder: Path, made: str = "") -> Values:
 
 def located(values: Values, cell: Cell, of: str = "") -> Cell:
     """Where a table's number is kept; that of a table which shows the table `of` once more, there, by its words."""
-    words = {*cell.row.split(" | "), cell.column}
     if not of:
         return cell
+    words = {*cell.row.split(" | "), cell.column}
     kept = [c for c in values.cells if (c.notebook, c.table, c.column) == (cell.notebook, of, "reproduced")]
     kept = [c for c in kept if words <= set(c.row.split(" | "))]
     return kept[0] if len(kept) == 1 else cell

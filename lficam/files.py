@@ -17,7 +17,7 @@ from .errors import InputError
 PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
 ABN = ("abn_top1_error", "abn_best_and_last", "abn_training_logs")
 PAPERS = (*ABN, "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
-TABLES = ("recipes.csv", *(f"papers/{name}.csv" for name in PAPERS))
+TABLES = ("recipes.csv", "claims.csv", *(f"papers/{name}.csv" for name in PAPERS))
 FULL = errno.ENOSPC, errno.EDQUOT
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"
 _OURS = secrets.token_hex(4)  # an earlier process may have had this one's number

@@ -401,6 +401,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("precision misspelt", "'fp16'", lambda p: p.score(precision="fp16")),
     ("workers negative", "workers", lambda p: p.score(workers=-1)),
     ("compared by no such measure", "'AD 20'", lambda p: scoring.compare(p.score(), "AD 20")),
+    ("compared without a control", "none was scored", lambda p: scoring.compare(p.score(), "AD 100")),
     ("a shard without a file", "path", lambda p: p.score(shard=(0, 2), batch_size=3)),
     ("a shard that begins anew", "fresh", lambda p: p.score(path="a.csv", shard=(0, 2), batch_size=3, fresh=True)),
     ("maps as an earlier version kept them", "d.npz", lambda p: dumps.open_dump(p.file("d.npz", b"PK"))),

@@ -1,4 +1,5 @@
-"""Make the generated parts of the pages anew, from docstrings, from data/*.csv and from the published results:
+"""Make the generated parts of the pages anew, from docstrings, from data/*.csv and from the published results,
+and in how many runs what pages and notebooks claim is true (lficam/data/tables/claims.csv):
 
     python tools/docs.py
 
@@ -39,9 +40,9 @@ def fill(text: str, figures: Path = ROOT / "figures") -> str:
 
 
 def results(path: Path) -> str:
-    """A table of a finished notebook, written as on the page of the results."""
+    """A table of a finished notebook, written as on the page of the results; below it N and what its intervals hold."""
     from lficam.errors import InputError
-    from lficam.lab.report import tables
+    from lficam.lab.report import latex, tables, values
 
     try:
         record = json.loads((path.parent / "record.json").read_bytes())
@@ -50,10 +51,15 @@ def results(path: Path) -> str:
         raise InputError(f"A page shows {path}, which is not published ({error}): run that notebook.") from None
     if "reproduced" in header:
         rows = [row for row in rows if row[header.index("reproduced")]]
-    digits = next(entry.get("digits", {}) for entry in record["tables"] if entry["file"] == path.name)
-    columns = zip(*rows, strict=True)
-    shown = [tables.column(texts, digits.get(name)) for name, texts in zip(header, columns, strict=bool(rows))]
-    return markdown(header, zip(*shown, strict=True))
+    entry = next(entry for entry in record["tables"] if entry["file"] == path.name)
+    reference = (path.parents[1] / "values.csv").is_file()
+    runs = len(values.read(path.parents[1]).seeds_of(path.parent.name)) if reference else 1
+    read = tables.readable(header, rows, entry.get("digits"))
+    n = "" if read.n else next(iter(re.findall(r"N = \d+", entry.get("caption", ""))), "")
+    shown = [i for i, texts in enumerate(zip(*read.rows, strict=True)) if set(texts) != {tables.DASH}]
+    lines = ([row[i] for i in shown] for row in read.rows)
+    notes = " ".join(filter(None, (latex.notes(read, {}, runs), n and f"{n}.")))
+    return markdown([read.header[i] for i in shown], lines) + (f"\n\n{notes}" if notes else "")
 
 
 def table(what: str) -> str:
@@ -122,16 +128,32 @@ def _arguments(thing: Any) -> str:
 MAKERS: dict[str, Callable[[str], str]] = {"api": reference, "csv": table}
 
 
-def main() -> None:
-    """Write every page whose generated parts have changed."""
-    from lficam import files
+def notebook(path: Path) -> str:
+    """A notebook's file with the counts of its claims made anew."""
+    from lficam.lab.report.claims import counted
 
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    made = json.loads(path.read_bytes())
+    for cell in made["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = counted("".join(cell["source"]), path.relative_to(ROOT).as_posix(), ROOT / "figures")
+            cell["source"] = text.splitlines(keepends=True)
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write every page and notebook whose generated parts have changed."""
+    from lficam import files
+    from lficam.lab.report.claims import counted
+
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in (*pages, *sorted((ROOT / "notebooks").glob("*.ipynb"))):
         text = page.read_text(encoding="utf-8")
-        if (now := fill(text)) != text:
+        name = page.relative_to(ROOT).as_posix()
+        now = notebook(page) if page.suffix == ".ipynb" else counted(fill(text), name, ROOT / "figures")
+        if now != text:
             with files.atomic(page, "w") as file:
                 file.write(now)
-            print(page.relative_to(ROOT))
+            print(name)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 table = score({"tame": explainer, "centre": baseline(classifier, "centre")}, images, "scores.csv")
 rows = summary(table)                       # means with 95 % intervals, a row per explainer and measure
-compare(table, "AD 15")                     # every explainer against the best one, image by image
+compare(table, "AD 15")                     # every explainer against a control, image by image
 """
 
 import functools
@@ -30,13 +30,13 @@ from . import faithfulness, store
 from .configuration import configuration, identity, sha256
 from .evaluation import one_class
 from .measures import Columns, Explainers, Explains, Plan, measure
-from .statistics import average, bootstrap
+from .statistics import HOLM, average, bootstrap, holm
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
     "pixels with soft values times the pixels in [0, 1]"
 )
-LOWER = ("AD", "deletion", "MoRF")  # measures of which less is better
+CONTROLS = ("centre", "random")  # of `compare`, in this order
 PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
 
@@ -240,31 +240,37 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(
-    table: pd.DataFrame, measure: str, best: str | None = None, resamples: int = 10000, seed: int = 0
+    table: pd.DataFrame, measure: str, rival: str = "centre", resamples: int = 10000, seed: int = 0
 ) -> pd.DataFrame:
-    """Every explainer against the best one in a measure of `summary`, image by image.
+    """Every explainer against one of them in a measure of `summary`, image by image.
 
-    best: its name; by default the one with the best mean (AD, deletion, MoRF: the least). That choice is made on the
-    same images, and p is not corrected for how many explainers are compared.
-    Returns rows explainer, against, difference (mean of its value minus the best one's), low, high (95 % bootstrap
-    interval over images), p (two-sided: how often random signs of the differences give a mean as far from 0; all
-    signs when they are no more than `resamples`), N. Raises `InputError` for unknown names and images that differ.
+    rival: its name, chosen beforehand; by default the control "centre", or "random" where that one was not scored.
+    Returns rows explainer, against, difference (mean of its value minus the rival's), low, high (95 % bootstrap
+    interval over images), p (Holm), N. p is two-sided: how often random signs of the differences give a mean as far
+    from 0 (all signs when they are no more than `resamples`), corrected for the number of rows (`statistics.holm`).
+    Raises `InputError` for unknown names, where no control was scored, and for images that differ.
     """
     parts = {name: part.set_index("image") for name, part in table.groupby("explainer", sort=False)}
     values = {name: choose("measure", measure, values_of(part)) for name, part in parts.items()}
-    sign = 1 if measure.split()[0] in LOWER else -1
-    best = min(values, key=lambda name: sign * values[name].mean()) if best is None else best
-    choose("explainer", best, values)
+    if rival == CONTROLS[0]:
+        rival = next((name for name in CONTROLS if name in values), rival)
+    if rival in CONTROLS and rival not in values:
+        raise InputError(
+            f"Comparisons are with a control, and of {', '.join(CONTROLS)} none was scored: score one too, or name "
+            f"another rival (one of {', '.join(values)})."
+        )
+    choose("explainer", rival, values)
     rows = []
     for name in values:
-        if not parts[name].index.equals(parts[best].index):
-            raise InputError(f"{name} and {best} were not scored on the same images in the same order.")
-        if name != best:
-            gap = values[name] - values[best]
+        if not parts[name].index.equals(parts[rival].index):
+            raise InputError(f"{name} and {rival} were not scored on the same images in the same order.")
+        if name != rival:
+            gap = values[name] - values[rival]
             low, high = bootstrap(gap, seed=seed)
-            found = {"difference": gap.mean(), "low": low, "high": high, "p": _sign_flips(gap, resamples, seed)}
-            rows.append({"explainer": name, "against": best} | found | {"N": len(gap)})
-    return pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", "p", "N"])
+            found = {"difference": gap.mean(), "low": low, "high": high, HOLM: _sign_flips(gap, resamples, seed)}
+            rows.append({"explainer": name, "against": rival} | found | {"N": len(gap)})
+    found = pd.DataFrame(rows, columns=["explainer", "against", "difference", "low", "high", HOLM, "N"])
+    return found.assign(**{HOLM: holm(found[HOLM])})
 
 
 def _sign_flips(gap: np.ndarray, resamples: int, seed: int) -> float:

@@ -8,6 +8,7 @@ the test set. Of S runs, all on the same N images, with values v_s:
     images    w^2 = mean of the squared standard errors over images that the runs have by themselves
 
     interval of the mean               m -+ t(nu) sqrt(s^2 / S + w^2),  nu = (S - 1) (1 + w^2 / (s^2 / S))^2
+    p of a mean of 0                   that of t(nu) beyond |m| / sqrt(s^2 / S + w^2), on both sides
     prediction interval of a further run   m -+ t(S - 1) s sqrt(1 + 1 / S)
 
 The first is Welch and Satterthwaite's: t with S - 1 degrees of freedom where training is all that varies, normal where
@@ -15,7 +16,6 @@ images are. It says where the mean of many trainings on many images lies. It is 
 different images, because that part is both in s and in w. The second has no w: a further run sees the same images.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -37,12 +37,11 @@ def _checked(values: Sequence[float]) -> np.ndarray:
     return array
 
 
-@functools.lru_cache(maxsize=4096)
 def _quantile(p: float, freedom: float) -> float:
-    """Of Student's t; cached, because a table has hundreds of cells of as many runs."""
-    from scipy import stats  # which takes a second to import
+    """Of Student's t; normal for infinitely many degrees of freedom."""
+    from scipy import special  # which takes half a second to import, and the tables of a profile ask thousands of times
 
-    return float(stats.t.ppf(p, freedom))
+    return float(special.stdtrit(freedom, p))
 
 
 def standard_error(low: float, high: float) -> float:
@@ -56,12 +55,29 @@ def interval(values: Sequence[float], errors: Sequence[float] = (), confidence: 
     values (S,): of the runs. errors (S,): their standard errors over images; none where images do not matter.
     Raises `InputError` for fewer than two runs and for values that are not finite.
     """
+    mean, error, freedom = _mean(values, errors)
+    half = _quantile((1 + confidence) / 2, freedom) * error
+    return mean - half, mean + half
+
+
+def p_value(values: Sequence[float], errors: Sequence[float] = ()) -> float:
+    """Two-sided p of a mean of 0 over trainings and images: below .05 exactly where `interval` leaves 0 out.
+
+    Arguments and errors as there; 1 where all values are 0 and nothing varies.
+    """
+    from scipy import special
+
+    mean, error, freedom = _mean(values, errors)
+    return 2 * float(special.stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
+
+
+def _mean(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, its standard error over trainings and images, and the degrees of freedom of that."""
     array = _checked(values)
-    training = array.var(ddof=1) / len(array)
+    training = float(array.var(ddof=1)) / len(array)
     images = float(np.mean(np.square(errors))) if len(errors) else 0.0
     freedom = (len(array) - 1) * (1 + images / training) ** 2 if training else math.inf
-    half = _quantile((1 + confidence) / 2, freedom) * math.sqrt(training + images)
-    return float(array.mean()) - half, float(array.mean()) + half
+    return float(array.mean()), math.sqrt(training + images), freedom
 
 
 def prediction(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

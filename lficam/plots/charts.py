@@ -7,7 +7,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..metrics.statistics import bootstrap
-from ..training.lr_range import LRRange
-from .style import LOOKS, Look, look, looks, styled
+from .style import LOOKS, OTHER, Look, look, looks, styled
+
+if TYPE_CHECKING:
+    from ..training.lr_range import LRRange
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]  # {name: [a row per epoch]}, as `jobs.train` returns
 Interval = tuple[float, float, float]  # value, low, high
@@ -31,6 +34,7 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, hi
 TERMS = {"cross_entropy": "cross-entropy", "area": "area", "variation": "variation"}
 PANELS = {"insertion": "insertion", "deletion": "deletion", "morf": "ROAD, MoRF", "lerf": "ROAD, LeRF"}
 BETTER = {"insertion": "higher", "deletion": "lower", "morf": "lower", "lerf": "higher"}
+CONTROL = "#999999"  # colour of its line
 _WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}
 
 
@@ -114,7 +118,7 @@ def _history(
 
 
 @styled
-def lr_curve(ranges: Mapping[str, LRRange]) -> Figure:
+def lr_curve(ranges: "Mapping[str, LRRange]") -> Figure:
     """Loss over a rising learning rate, faint as it was, strong smoothed, with the suggested rate marked."""
     figure, axis = plt.subplots(figsize=(4.6, 2.9))
     for name, found in ranges.items():
@@ -166,6 +170,61 @@ def interval_dots(panels: Mapping[str, Mapping[str, Interval]]) -> Figure:
             _note(axis, f"{value:.3g}", value, y, (0, 5), ha="center", fontsize=7.5)
         axis.set_yticks(range(len(rows)), [look(method).title for method in rows])
         axis.set(xlabel=label, ylim=(len(rows) - 0.4, -0.7))
+    return figure
+
+
+class Runs(NamedTuple):
+    """A number in several runs: of each, their mean with its interval, published ones, and the control's mean."""
+
+    values: Sequence[float]
+    interval: Interval
+    published: Sequence[float] = ()
+    control: float | None = None
+
+
+@styled
+def seed_dots(panels: Mapping[str, Mapping[tuple[str, str], Runs]], point: str = "a run") -> Figure:
+    """Runs as points, their means with intervals above, a panel a quantity, on rows that all panels share.
+
+    panels: {axis label: {(group, method): runs}}; point: what a point is. One panel is as wide as a column (85 mm),
+    several as a page; means stand at the right, with three digits where all are below 1, else with one.
+    """
+    names = list(dict.fromkeys(key for rows in panels.values() for key in rows))
+    groups = list(dict.fromkeys(group for group, _ in names))
+    lines = [key for g in groups for key in [(g, "")] * (len(groups) > 1) + [key for key in names if key[0] == g]]
+    size = (3.35 if len(panels) == 1 else 7.1, 0.95 + 0.27 * len(lines))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
+        digits = 3 if all(abs(row.interval[0]) < 1 for row in rows.values()) else 1
+        for key, row in rows.items():
+            y, colour = lines.index(key), look(key[1]).colour
+            mean, low, high = row.interval
+            if row.control is not None:
+                axis.plot([row.control] * 2, [y - 0.5, y + 0.5], color=CONTROL, linewidth=1, zorder=1)
+            axis.plot(row.values, [y + 0.2] * len(row.values), "o", color=colour, alpha=0.45, markersize=3, mew=0)
+            axis.plot([low, high], [y - 0.12] * 2, color=colour, linewidth=1.6)
+            axis.plot(mean, y - 0.12, "o", color=colour, markersize=4.5)
+            axis.plot(row.published, [y - 0.12] * len(row.published), "D", color="black", mfc="white", markersize=4.5)
+            where = axis.get_yaxis_transform()
+            axis.text(1.03, y, f"{mean:.{digits}f}", transform=where, va="center", fontsize=7.5)
+        axis.set_xlabel(label, fontsize=8)
+        axis.tick_params(axis="x", labelsize=7.5)
+        axis.tick_params(axis="y", length=0)
+        axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
+        axis.grid(False, axis="y")
+    axes[0, 0].set_yticks(range(len(lines)), [look(method).title if method else group for group, method in lines])
+    axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
+    for text, (_, method) in zip(axes[0, 0].get_yticklabels(), lines, strict=True):
+        text.set(fontsize=8, fontweight="normal" if method else "bold")
+    marks: list[tuple[str, dict[str, Any]]] = [(point, {"marker": "o", "alpha": 0.45, "markersize": 3, "mew": 0})]
+    marks += [("mean, 95 % interval", {"marker": "o", "markersize": 4.5, "linestyle": "-", "linewidth": 1.6})]
+    every = [row for rows in panels.values() for row in rows.values()]
+    if any(len(row.published) for row in every):
+        marks += [("published", {"marker": "D", "color": "black", "mfc": "white", "markersize": 4.5})]
+    if any(row.control is not None for row in every):
+        marks += [("centre (control)", {"color": CONTROL, "linestyle": "-", "linewidth": 1})]
+    handles = [Line2D([], [], label=name, **{"linestyle": "", "color": OTHER} | mark) for name, mark in marks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(panels) == 1 else 4, fontsize=7.5)
     return figure
 
 

@@ -46,6 +46,16 @@ def save(figure: "Figure", folder: Path, name: str) -> None:
             figure.savefig(file, format=kind, bbox_inches=edge, dpi=dpi, **options)
 
 
+def svg(figure: "Figure") -> bytes:
+    """A matplotlib figure of lines as SVG, the same bytes for the same figure freshly drawn."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lficam"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def rounded(picture: "Image.Image") -> "Image.Image":
     """An RGB image with its colours rounded to multiples of STEP; white stays white. Palettes would band the maps."""
     import numpy as np

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -91,7 +90,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def _on_host(value: Any) -> Any:
     """The value with all tensors in it on the CPU, without a graph."""
-    if torch.is_tensor(value):
+    if hasattr(value, "detach"):  # a tensor; figures of numbers need no torch
         return value.detach().cpu()
     if isinstance(value, dict):
         return {key: _on_host(item) for key, item in value.items()}

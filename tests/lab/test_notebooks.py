@@ -107,8 +107,9 @@ def test_results_of_05(project):
     papers = scores[(scores.explainer == "l-cam-img") & (scores.measure == "AD 100")].reproduced.item()
     assert conventions.reproduced["papers"] == pytest.approx(papers, abs=0.01)
     compared = pd.read_csv(folder / "compare.csv")
-    assert len(compared) == 2 * (len(passes) - 1)
-    assert compared.p.between(0, 1).all()
+    assert len(compared) == 4 * (len(passes) - 1)  # measures
+    assert set(compared.against) == {"centre"}
+    assert compared["p (Holm)"].between(0, 1).all()
     sanity = pd.read_csv(folder / "sanity.csv").set_index("explainer").reproduced
     assert sanity["centre"] == pytest.approx(1)  # it looks at nothing
     assert {f["file"] for f in record["figures"]} == {

@@ -318,7 +318,7 @@ def test_latex_is_well_formed(folder):
     assert r"\label{tab:01_train_lficam-accuracy}" in text
     assert r"A & r & abn & 77.5 & 78.1 & [77.0, 79.0] & +0.6 \\" in text
     assert r"[$-$1.0, 81.0]" in text
-    assert r"\caption{Top-1 accuracy. In \%, 95 \% Wilson interval. N = 1000." in text
+    assert r"\caption{Top-1 accuracy. In \%, 95 \% Wilson interval. One run: intervals hold images only" in text
 
 
 def test_latex_escapes():

@@ -114,6 +114,44 @@ def test_tables_over_seeds_by_hand(folder):
     assert named["AD 100"] == f"12.5 [{low + 0.5:.1f}, {high + 0.5:.1f}]"
 
 
+def test_a_table_that_shows_another_once_more_has_its_means_and_verdict():
+    runs = {
+        "d | r | tame | AD 100": (10, 12, 14),
+        "d | r | tame | AD 50": (20, 20, 23),
+        "d | r | rise | AD 100": (5, 5, 5),
+    }
+    found = Values("toy", runs={"05": {seed: facts() for seed in (1, 2, 3)}})
+    found.cells = {Cell("05", "scores", row, "reproduced"): dict(enumerate(x, 1)) for row, x in runs.items()}
+    header, rows = ["explainer", "#FW", "AD 100", "AD 50"], [["tame", "1", "10.0 [9.0, 11.0]", "40.0 [38.0, 42.0]"]]
+    (line,) = values.over_seeds(found, "05", "table", header, rows, of="scores")
+    ends = [values.seeds.interval(numbers) for numbers in ((10, 12, 14), (20, 20, 23))]
+    shown = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, (low, high) in zip((12, 21), ends, strict=True)]
+    assert line == ["tame", "1", *shown]
+    entry = {"file": "table.csv", "of": "scores"}
+    header, (line,) = verify.beside_reference(found, "05", entry, header, rows)
+    assert (header[-1], line[-1]) == ("agrees", "1 of 2")
+    entry = {"file": "compare.csv", "digits": {"difference": 1}}
+    found.cells[Cell("05", "compare", "AD | tame", "difference")] = {1: -2.0, 2: -4.0, 3: -3.0}
+    table = ["measure", "explainer", "difference"], [["AD", "tame", "9"], ["AD", "new", "9"]]
+    header, lines = verify.beside_reference(found, "05", entry, *table)
+    low, high = values.seeds.prediction([-2.0, -4.0, -3.0])
+    assert header[-2:] == ["reference", "agrees"]
+    assert [line[-2:] for line in lines] == [[f"-3.0 [{low:.1f}, {high:.1f}]", "NO"], ["", ""]]
+
+
+def test_differences_over_seeds_have_a_p_of_their_own():
+    """Of two rows of a measure the less p counts twice, the other once; another measure's row is alone."""
+    found = Values("toy")
+    table = [[m, name, "1", "0", "2", "0.5"] for m, name in (("AD", "a"), ("AD", "b"), ("IC", "a"))]
+    runs = ([3.0, 4.0, 5.0], [-1.0, 2.0, 2.0], [5.0, 1.0, 3.0])
+    for (measure, name, *_), numbers in zip(table, runs, strict=True):
+        found.cells[Cell("05", "compare", f"{measure} | {name}", "difference")] = dict(enumerate(numbers))
+    header = ["measure", "explainer", "difference", "low", "high", "p (Holm)"]
+    p = [values.seeds.p_value(numbers) for numbers in runs]
+    found = [float(row[5]) for row in values.over_seeds(found, "05", "compare", header, table)]
+    assert found == pytest.approx([2 * p[0], max(2 * p[0], p[1]), p[2]])
+
+
 @pytest.mark.parametrize(
     ("edit", "words"), [("cut", "was cut or edited"), ("none", "is not there"), ("json", "cannot be read")]
 )

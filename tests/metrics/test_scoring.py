@@ -346,20 +346,26 @@ def paired(**values):
 
 
 def test_compare_by_hand():
-    table = paired(low=[0.1, 0.2, 0.3, 0.4], high=[0.2, 0.3, 0.4, 0.5], other=[0.2, 0.3, 0.5, 0.3])
+    table = paired(low=[0.1, 0.2, 0.3, 0.4], centre=[0.2, 0.3, 0.4, 0.5], other=[0.2, 0.3, 0.5, 0.3])
     rows = scoring.compare(table, "IoU").set_index("explainer")
-    assert rows.against.unique().tolist() == ["high"]
-    assert rows.loc["low", ["difference", "low", "high", "p", "N"]].tolist() == pytest.approx(
-        [-0.1, -0.1, -0.1, 2 / 16, 4]
-    )
-    assert rows.loc["other", ["difference", "p"]].tolist() == pytest.approx([-0.025, 1])
-    assert scoring.compare(table, "IoU", best="low").explainer.tolist() == ["high", "other"]
-    table["sparsity"], table["deletion"] = table.iou, table.iou
-    assert scoring.compare(table, "deletion").against.unique().tolist() == ["low"]
+    assert rows.against.unique().tolist() == ["centre"]
+    columns = ["difference", "low", "high", "p (Holm)", "N"]
+    assert rows.loc["low", columns].tolist() == pytest.approx([-0.1, -0.1, -0.1, 2 * 2 / 16, 4])  # the less of two
+    assert rows.loc["other", ["difference", "p (Holm)"]].tolist() == pytest.approx([-0.025, 1])
+    assert scoring.compare(table, "IoU", rival="low").explainer.tolist() == ["centre", "other"]
     with pytest.raises(InputError, match="Unknown measure 'AD 15'"):
         scoring.compare(table, "AD 15")
     with pytest.raises(InputError, match="same images"):
         scoring.compare(table.iloc[1:], "IoU")
+
+
+def test_the_rival_is_a_control():
+    table = paired(tame=[0.1, 0.2, 0.3, 0.4], random=[0.2, 0.3, 0.4, 0.5])
+    assert scoring.compare(table, "IoU").against.tolist() == ["random"]
+    with pytest.raises(InputError, match="of centre, random none was scored: score one too, or name another rival"):
+        scoring.compare(table[table.explainer == "tame"], "IoU")
+    with pytest.raises(InputError, match="Unknown explainer 'tme'"):
+        scoring.compare(table, "IoU", rival="tme")
 
 
 def test_p_is_that_of_all_signs():

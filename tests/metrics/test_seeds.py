@@ -16,6 +16,13 @@ def test_without_images_it_is_the_interval_of_t():
     assert seeds.interval(values) == pytest.approx(expected, rel=1e-12)
 
 
+def test_p_without_images_is_that_of_t():
+    values = [3.0, -1.0, 4.0, 1.0]
+    assert seeds.p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-12)
+    assert seeds.p_value([1.96] * 3, [1.0] * 3) == pytest.approx(0.05, abs=1e-4)  # images alone: normal
+    assert (seeds.p_value([0.0, 0.0]), seeds.p_value([1.0, 1.0])) == (1, 0)
+
+
 def test_of_runs_that_agree_only_images_vary():
     assert seeds.interval([2.0] * 5, [0.5] * 5) == pytest.approx((2 - 0.98, 2 + 0.98), abs=1e-3)
     assert seeds.interval([2.0] * 5) == (2, 2)
@@ -41,6 +48,9 @@ def test_intervals_hold_what_they_promise(ratio):
     runs = images[:, None] + rng.normal(0, ratio, (tries, 6))
     found = [seeds.interval(run[:5], [1.0] * 5) for run in runs]
     assert 0.93 <= np.mean([low <= 0 <= high for low, high in found]) <= 0.97
+    p = np.array([seeds.p_value(run[:5], [1.0] * 5) for run in runs])
+    assert (p < 0.05).tolist() == [not low <= 0 <= high for low, high in found]
+    assert 0.006 <= np.mean(p < 0.01) <= 0.02  # as the degrees of freedom are estimated too
     if ratio:
         found = [seeds.prediction(run[:5]) for run in runs]
         assert 0.94 <= np.mean([low <= run[5] <= high for (low, high), run in zip(found, runs, strict=True)]) <= 0.96
@@ -56,6 +66,6 @@ def test_variation_is_unbiased_and_has_no_unit():
 
 @pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [1.0, math.inf]])
 def test_what_cannot_be_judged_is_refused(values):
-    for statistic in (seeds.interval, seeds.prediction, seeds.variation):
+    for statistic in (seeds.interval, seeds.p_value, seeds.prediction, seeds.variation):
         with pytest.raises(InputError, match=r"expected the finite values of at least two runs"):
             statistic(values)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lficam.errors import InputError
-from lficam.metrics.statistics import bootstrap, wilson
+from lficam.metrics.statistics import bootstrap, holm, wilson
 
 
 def test_wilson_by_hand():
@@ -30,3 +30,10 @@ def test_bootstrap():
     assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
     with pytest.raises(InputError, match="finite"):
         bootstrap([1.0, float("nan")])
+
+
+def test_holm_by_hand():
+    """Four tests: .01 x 4, .02 x 3, .03 x 2 is not below the one before it, .5 x 1; and never above 1."""
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
+    assert holm([]).tolist() == []

@@ -72,6 +72,20 @@ def test_intervals(rows):
     assert [label.get_text() for label in axis.get_yticklabels()] == ["TAME", "Grad-CAM", "random (control)"]
 
 
+def test_runs_are_points_on_rows_that_panels_share():
+    iou = {("d", "abn"): charts.Runs([0.2, 0.4], (0.3, 0.1, 0.5), [0.29])}
+    drop = {("d", "abn"): charts.Runs([20, 30, 40], (30, 20, 40), (), 52.5), ("e", "tame"): charts.Runs([1], (1, 0, 2))}
+    figure = charts.seed_dots({"AD": drop, "IoU": iou})
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["d", "ABN", "e", "TAME"]
+    assert left.lines[0].get_xdata().tolist() == [52.5, 52.5]
+    assert left.lines[1].get_xdata().tolist() == [20, 30, 40]
+    assert [text.get_text() for text in left.texts + right.texts] == ["30.0", "1.0", "0.300"]
+    assert right.lines[-1].get_xydata().tolist() == [[0.29, pytest.approx(0.88)]]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["a run", "mean, 95 % interval", "published", "centre (control)"]
+
+
 def test_convention_bars():
     table = pd.DataFrame(
         {

@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .tables import Readable, read_csv, readable
+from .tables import RANGED, Readable, read_csv, readable
 
 LONG = 40  # rows: more of them do not fit on a page
 WIDE, BROAD = 80, 100  # characters of a row: set in small type, and scaled to the line
 TEXT = 45  # characters: longer texts are broken into lines
+ONE_RUN = "One run: intervals hold images only, not how trainings vary."
+AGREES = "Reference: its mean, and where one more run would lie; agrees: what lies there."
+OVER_SEEDS = "Means of {} runs that differ in the seed; intervals over trainings and images."
 SPECIAL = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -29,15 +32,18 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(sign, sign) for sign in re.sub("-(?=-)", "-\0", text))
 
 
-def table(path: Path, entry: dict[str, Any], notebook: str) -> str:
+def table(path: Path, entry: dict[str, Any], notebook: str, runs: int = 1) -> str:
     r"""A CSV file as a LaTeX table for reading, with \caption and \label{tab:NOTEBOOK-TABLE}.
 
-    path: of the file; entry: of the record, with title, caption and digits. Up to 40 rows it floats (`table`), longer
-    ones are a `longtable`; what is wider than a line is scaled to it. Raises `ValueError` when the file cannot be read.
+    path: of the file; entry: of the record, with title, caption and digits; runs: whose means it has. Up to 40 rows it
+    floats (`table`), longer ones are a `longtable`; what is wider than a line is scaled to it. Raises `ValueError` when
+    the file cannot be read.
     """
     header, rows = read_csv(path)
     read = readable(header, rows, entry.get("digits"))
-    caption = " ".join(filter(None, (sentence(entry.get("title", "")), entry.get("caption", ""), notes(read, entry))))
+    caption = " ".join(
+        filter(None, (sentence(entry.get("title", "")), entry.get("caption", ""), notes(read, entry, runs)))
+    )
     label = "tab:" + re.sub(r"[^\w:-]", "-", f"{notebook}-{path.stem}", flags=re.ASCII)
     heading = f"\\caption{{{escape(caption)}}}\\label{{{label}}}"
     texts = list(zip(*[read.header, *read.rows], strict=True))
@@ -65,11 +71,14 @@ def sentence(text: str) -> str:
     return f"{text}." if text and str(text)[-1] not in ".?!" else str(text)
 
 
-def notes(read: Readable, entry: dict[str, Any]) -> str:
-    """What a caption still has to say: N if all rows share it, and what Δ is."""
+def notes(read: Readable, entry: dict[str, Any], runs: int = 1) -> str:
+    """What a caption still has to say: N if all rows share it, what intervals hold, what Δ and agreement are."""
     said = f"N = {read.n}" in str(entry.get("caption", ""))
     n = f"N = {read.n}." if read.n and not said else ""
-    return " ".join(filter(None, (n, "Δ: reproduced − published." if "Δ" in read.header else "")))
+    intervals = "interval" in read.header or any(RANGED.fullmatch(text) for row in read.rows for text in row)
+    held = "" if not intervals else OVER_SEEDS.format(runs) if runs > 1 else ONE_RUN
+    told = [held, n, "Δ: reproduced − published." if "Δ" in read.header else ""]
+    return " ".join(filter(None, [*told, AGREES if "agrees" in read.header else ""]))
 
 
 def _column(numeric: bool, texts: Iterable[str]) -> str:

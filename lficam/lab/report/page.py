@@ -22,8 +22,6 @@ from .tables import DASH, number, read_csv, readable
 from .values import PLACE, Values, over_seeds, places, read
 from .verify import beside_reference, judge, sentence
 
-ONE_RUN = "One run: intervals hold images only, not how trainings vary."
-OVER_SEEDS = "Means of {} runs that differ in the seed; intervals over trainings and images."
 BROAD = 45  # characters: longer texts in a table are broken into lines
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv", ".tex": "text/x-tex"}
 
@@ -46,7 +44,7 @@ AD_IC = ("AD 100", "IC 100")
 AD_IC_DIGITS = {"published": 1, "reproduced": 1, "low": 1, "high": 1}  # of percent
 CONTROL = "plain"  # whose published accuracy is left to the notebook's own table
 WORDS = ("method", "on", "measure")
-COLUMNS = ("published", "reproduced", "interval", "Δ", "N")
+COLUMNS = ("published", "reproduced", "interval", "Δ", "reference", "agrees", "N")
 CAPTION = (
     "Published by the paper, and reproduced here with its 95 % interval. {} Grey: published for settings that were not "
     "run here. The conventions stand at the tables they are taken from."
@@ -134,6 +132,8 @@ class Section:
             for word, kind, show in (("Table", "tables", _table), ("Figure", "figures", _figure))
             for i, entry in enumerate(record.get(kind, []), 1)
         ]
+        if self.runs > 1 and not any(entry["file"] == "seeds.png" for entry in record.get("figures", [])):
+            self.parts += _seeds(self, f"Figure {place}.{len(record.get('figures', [])) + 1}")
         self.kept = (folder / f"{self.name}.html").is_file()
         words = ("executed notebook", "executed notebook, .ipynb", "record")
         beside = zip(words, (f"{self.name}.html", f"{self.name}.ipynb", "record.json"), strict=True)
@@ -142,12 +142,16 @@ class Section:
         tables = [path.with_suffix(end) for path in tables for end in (".csv", ".tex")]
         self.tables = [(p.name, _link(base, p)) for p in tables if p.is_file() and p.is_relative_to(folder)]
 
-    def table(self, file: str) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of one of its tables, over seeds where there are several. Raises `ValueError`."""
-        header, rows = read_csv(self.folder / file)
+    def table(self, entry: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of one of its tables, over seeds where there are several, with the reference beside them.
+
+        Raises `ValueError`.
+        """
+        header, rows = read_csv(self.folder / entry["file"])
         if self.runs > 1:
-            rows = over_seeds(self.numbers, self.name, Path(file).stem, header, rows)
-        return header, rows
+            of = str(entry.get("of") or "")
+            rows = over_seeds(self.numbers, self.name, Path(entry["file"]).stem, header, rows, of)
+        return beside_reference(self.reference, self.name, entry, header, rows) if self.reference else (header, rows)
 
 
 def _part(
@@ -168,16 +172,12 @@ def _part(
 
 
 def _table(section: "Section", entry: dict[str, Any], place: str) -> dict[str, Any]:
-    folder, runs = section.folder, section.runs
-    path = folder / entry["file"]
-    header, rows = section.table(entry["file"])
-    if section.reference:
-        header, rows = beside_reference(section.reference, folder.name, path.stem, header, rows, entry.get("digits"))
+    folder, path = section.folder, section.folder / entry["file"]
+    header, rows = section.table(entry)
     read = readable(header, rows, entry.get("digits"))
     name = f"{folder.name}-{path.stem}"
-    told = OVER_SEEDS.format(runs) if runs > 1 else ONE_RUN if "low" in header else ""
     return {
-        "caption": " ".join(filter(None, (str(entry.get("caption") or ""), told, latex.notes(read, entry)))),
+        "caption": " ".join(filter(None, (str(entry.get("caption") or ""), latex.notes(read, entry, section.runs)))),
         "table": _grid(place, read.header, read.rows, read.numeric),
         "rows": len(rows),
         "saves": [
@@ -202,6 +202,22 @@ def _figure(section: "Section", entry: dict[str, Any], _: str) -> dict[str, Any]
         "width": pictures.width(content),
         "links": [(path.suffix[1:].upper(), _link(section.base, path)) for path in there],
     }
+
+
+def _seeds(section: "Section", place: str) -> list[dict[str, Any]]:
+    """The figure of all seeds, drawn now; a published page finds it among the others."""
+    from . import figures  # whose libraries take seconds to import
+
+    if not (found := figures.over_seeds(section.numbers, section.name)):
+        return []
+    content = pictures.svg(found[0])
+    shown: dict[str, Any] = {
+        "caption": found[1],
+        "src": _inside(content, ".svg"),
+        "width": pictures.width(content),
+        "links": [],
+    }
+    return [{"title": f"{place}. {figures.TITLE}.", "alt": figures.TITLE} | shown]
 
 
 def _grid(
@@ -302,7 +318,9 @@ def _headlines(sections: Sequence[Section]) -> dict[str, Any] | None:
         if notebook in finished
     ]
     both = any(row["Δ"] != DASH for *_, rows in found for row in rows)
-    names = [name for name in (*WORDS, *COLUMNS) if both or name != "Δ"]
+    against = any(row["reference"] != DASH for *_, rows in found for row in rows)
+    left_out = ["Δ"] * (not both) + ["reference", "agrees"] * (not against)
+    names = [name for name in (*WORDS, *COLUMNS) if name not in left_out]
     groups = [
         (paper, notebook, [(None if r["reproduced"] != DASH else "other", [r[name] for name in names]) for r in rows])
         for paper, notebook, rows in found
@@ -319,7 +337,7 @@ def _headline(section: Section, file: str, measure: str, explainers: Sequence[st
     entry: dict[str, Any] = next((e for e in section.record.get("tables", []) if e["file"] == file), {})
     keep: dict[str, Sequence[str]] = {} if measure else {"explainer": explainers, "measure": AD_IC}
     try:
-        header, rows = section.table(file) if entry else ([], [])
+        header, rows = section.table(entry) if entry else ([], [])
         if not {"published", "reproduced", *keep} <= set(header):
             return []
         rows = [row for row in rows if all(row[header.index(name)] in values for name, values in keep.items())]

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 DASH = "—"
+BLOCK = ("published", "reproduced", "low", "Δ", "reference", "agrees")  # columns, in this order
 MINUS = "−"
+RANGED = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")  # a number with its interval in one cell
 SIGN = re.compile(r"(?<![\w.])-(?=\d)")  # of a negative number, not of an exponent
 
 
@@ -81,7 +83,7 @@ def difference(reproduced: str, published: str, digits: int | None = None) -> st
 def readable(
     header: Sequence[str], rows: Sequence[Sequence[str]], digits: Mapping[str, int] | None = None, fold: bool = True
 ) -> Readable:
-    """Columns put in order: keys, published, reproduced, interval, Δ, then the rest.
+    """Columns put in order: keys, published, reproduced, interval, Δ, reference, agrees, then the rest.
 
     "low" and "high" become "[low, high]"; Δ is reproduced - published where both are. fold: leave out empty columns
     (not "published": that nothing is known is a result) and N if it is the same in all rows; the result's `n` then.
@@ -99,7 +101,7 @@ def readable(
         if "published" in raw:
             pairs = zip(raw["reproduced"], raw["published"], strict=True)
             shown["Δ"] = [difference(*pair, places.get("reproduced")) for pair in pairs]
-        block = [name for name in ("published", "reproduced", "low", "Δ") if name in shown]
+        block = [name for name in BLOCK if name in shown]
         at = order.index("reproduced")
         before, after = ([name for name in part if name not in block] for part in (order[:at], order[at:]))
         order = [*before, *block, *after]

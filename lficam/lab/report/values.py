@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +21,15 @@ from ... import __version__, files
 from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
+from ...metrics.statistics import HOLM, holm
 from .records import read_record
-from .tables import columns_of, number, read_csv
+from .tables import RANGED, columns_of, number, read_csv
 
 COLUMNS = ["notebook", "table", "row", "column", "seed", "value"]
 PLACE = "seed-"  # of a seed's results: reports/PROFILE/seed-3
 LEFT_OUT = ("published", "last epoch", "source", "seed")  # columns of tables that no run has made
 MADE = ("reproduced", "iou", "difference")  # columns that "low" and "high" are the interval of
 FREE = ("seed", "parallel", "workers", "examples", "fresh", "tensorboard", "data_root", "output", "profile")
-WIDE = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")  # a number with its interval in one cell
 
 
 class Cell(NamedTuple):
@@ -104,7 +103,7 @@ def numbers_of(path: Path) -> Iterator[tuple[str, str, float]]:
         for name, text in zip(header, line, strict=True):
             if name in words or name in LEFT_OUT:
                 continue
-            if wide := WIDE.fullmatch(text):
+            if wide := RANGED.fullmatch(text):
                 yield from (
                     (row, part, float(found)) for part, found in zip((name, *bounds(name)), wide.groups(), strict=True)
                 )
@@ -116,7 +115,7 @@ def named(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[st
     """The columns that say what a row is about, those of words and the model's number; and what each row is about."""
 
     def of_words(texts: Sequence[str]) -> bool:
-        return any(text and number(text) is None and not WIDE.fullmatch(text) for text in texts)
+        return any(text and number(text) is None and not RANGED.fullmatch(text) for text in texts)
 
     columns = columns_of(header, rows)
     words = [k for k, texts in columns.items() if k not in LEFT_OUT and (k == "model" or of_words(texts))]
@@ -169,22 +168,37 @@ def read(folder: Path, made: str = "") -> Values:
     return values
 
 
+def located(values: Values, cell: Cell, of: str = "") -> Cell:
+    """Where a table's number is kept; that of a table which shows the table `of` once more, there, by its words."""
+    if not of:
+        return cell
+    words = {*cell.row.split(" | "), cell.column}
+    kept = [c for c in values.cells if (c.notebook, c.table, c.column) == (cell.notebook, of, "reproduced")]
+    kept = [c for c in kept if words <= set(c.row.split(" | "))]
+    return kept[0] if len(kept) == 1 else cell
+
+
 def over_seeds(
-    values: Values, notebook: str, table: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+    values: Values, notebook: str, table: str, header: Sequence[str], rows: Sequence[Sequence[str]], of: str = ""
 ) -> list[list[str]]:
     """A table's rows with means over seeds for one run's numbers, and intervals over trainings and images.
 
-    Numbers of which there are fewer than two runs stay.
+    of: the table whose numbers it shows once more. p of differences is that of t over both, corrected for the number
+    of rows with the same measure (Holm). Numbers of which there are fewer than two runs stay.
     """
     at = {name: i for i, name in enumerate(header)}
-    found = []
+    found: list[list[str]] = []
+    tests: dict[str, dict[int, float]] = {}  # {measure: {number of the row: p}}
     for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
         for name in header:
-            cell, text = Cell(notebook, table, row, name), line[at[name]]
-            if name in ("low", "high") or len(values.cells.get(cell, {})) < 2:
+            cell, text = located(values, Cell(notebook, table, row, name), of), line[at[name]]
+            if name in ("low", "high", HOLM) or len(values.cells.get(cell, {})) < 2:
                 continue
+            if name == "difference" and HOLM in at:
+                measure = line[at["measure"]] if "measure" in at else ""
+                tests.setdefault(measure, {})[len(found)] = seeds.p_value(*of_runs(values, cell))
             mean, ends = _mean(values, cell)
-            if wide := WIDE.fullmatch(text):
+            if wide := RANGED.fullmatch(text):
                 digits = len(wide[1].partition(".")[2])
                 text = f"{mean:.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
             else:
@@ -193,12 +207,21 @@ def over_seeds(
                 line[at["low"]], line[at["high"]] = map(repr, ends)
             line[at[name]] = text
         found.append(line)
+    for tested in tests.values():
+        for i, p in zip(tested, holm(list(tested.values())), strict=True):
+            found[i][at[HOLM]] = repr(float(p))
     return found
+
+
+def of_runs(values: Values, cell: Cell) -> tuple[list[float], list[float]]:
+    """A number's values in its runs, and their standard errors over images, where there are any."""
+    by_seed = values.cells[cell]
+    low, high = (values.cells.get(cell._replace(column=end), {}) for end in bounds(cell.column))
+    errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
+    return list(by_seed.values()), errors
 
 
 def _mean(values: Values, cell: Cell) -> tuple[float, tuple[float, float]]:
     """The mean of a number over seeds, with its interval."""
-    by_seed = values.cells[cell]
-    low, high = (values.cells.get(cell._replace(column=end), {}) for end in bounds(cell.column))
-    errors = [seeds.standard_error(low[s], high[s]) for s in by_seed if s in low and s in high]
-    return sum(by_seed.values()) / len(by_seed), seeds.interval(list(by_seed.values()), errors)
+    runs, errors = of_runs(values, cell)
+    return sum(runs) / len(runs), seeds.interval(runs, errors)

@@ -4,13 +4,14 @@ The reference is S runs that differ in the seed alone. A number agrees when it l
 more such run (`metrics.seeds`). How many agree is set against the reference itself: each of its runs is judged by the
 other S - 1 in the same way. A notebook agrees when each of our runs has a share not below what one more run of the
 reference would have, with an error of 5 % over all (Bonferroni); and what does not vary at all in the reference must be
-equal.
+equal. Beside it stands how many of the reference's conclusions (`claims`) hold in the run.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from ... import files
 from ...errors import InputError
 from ...files import short
 from ...metrics import seeds
-from .tables import number
-from .values import Cell, Values, bounds, named, read
+from ...metrics.statistics import HOLM
+from .claims import shared
+from .tables import RANGED, number
+from .values import MADE, Cell, Values, bounds, located, named, read
 
 LEAST = 3  # runs of a reference
 ERROR = 0.05
-UNJUDGED = ("p", "low", "high")  # what follows from other columns, or has no spread to speak of
+UNJUDGED = (HOLM, "low", "high")  # what follows from other columns, or has no spread to speak of
 SHOWN = 20  # cells outside
 
 
@@ -50,7 +53,8 @@ class Outside:
 class Judgement:
     """A notebook: judged cells, the share inside of each of our runs, and of the reference's among themselves.
 
-    variation: the median over cells of the reference's CV*, in percent.
+    variation: the median over cells of the reference's CV*, in percent. conclusions: whether what all runs of the
+    reference bear out holds in all of ours.
     """
 
     notebook: str
@@ -60,6 +64,7 @@ class Judgement:
     outside: list[Outside]
     level: float
     variation: float
+    conclusions: dict[str, bool] = field(default_factory=dict)
 
     @property
     def least(self) -> float:
@@ -158,7 +163,8 @@ def _of_notebook(name: str, ours: Values, theirs: Values, level: float) -> Judge
         among.append(1 - len(found) / len(cells) if cells else 1.0)
     outside.sort(key=lambda one: -one.distance)
     varied = [seeds.variation(list(by.values())) for cell, by in cells.items() if _room(cell, theirs, by)]
-    return Judgement(name, len(cells), shares, among, outside, level, float(np.nanmedian(varied or [0.0])))
+    variation = float(np.nanmedian(varied or [0.0]))
+    return Judgement(name, len(cells), shares, among, outside, level, variation, shared(ours, theirs, name))
 
 
 def _outside(
@@ -183,29 +189,36 @@ def _room(cell: Cell, theirs: Values, by_seed: Mapping[int, float]) -> float:
 def beside_reference(
     theirs: Values,
     notebook: str,
-    table: str,
+    entry: Mapping[str, Any],
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    digits: Mapping[str, int] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """A table with the reference's mean, the prediction interval of one more run, and whether the number lies in it.
 
-    Tables without a column "reproduced", or of which the reference has no numbers, stay as they are.
+    entry: of the record, with file, digits and of. Of a table with several numbers a row, each with its interval, only
+    how many agree. Other tables, and those of which the reference has no numbers, stay as they are.
     """
-    if "reproduced" not in header:
-        return list(header), [list(line) for line in rows]
-    places = digits.get("reproduced", 3) if isinstance(digits, dict) else 3
+    made, digits = [name for name in MADE if name in header], entry.get("digits")
+    places = digits.get(made[0], 3) if made and isinstance(digits, dict) else 3
     found, known = [], False
     for row, line in zip(named(header, rows)[1], map(list, rows), strict=True):
-        cell = Cell(notebook, table, row, "reproduced")
-        by_seed, added = theirs.cells.get(cell, {}), ["", ""]
-        if len(by_seed) >= LEAST:
-            low, high = expected(by_seed, _room(cell, theirs, by_seed))
-            mean = sum(by_seed.values()) / len(by_seed)
-            agrees = inside(number(line[header.index("reproduced")]), low, high)
-            added, known = [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if agrees else "NO"], True
-        found.append(line + added)
-    return ([*header, "reference", "agrees"], found) if known else (list(header), [list(line) for line in rows])
+        judged = []
+        for name, text in zip(header, line, strict=True):
+            if name in made or (not made and RANGED.fullmatch(text)):
+                cell = located(theirs, Cell(notebook, Path(entry["file"]).stem, row, name), str(entry.get("of") or ""))
+                if len(by_seed := theirs.cells.get(cell, {})) >= LEAST:
+                    ends = expected(by_seed, _room(cell, theirs, by_seed))
+                    value = number(text.partition(" ")[0])
+                    judged.append((sum(by_seed.values()) / len(by_seed), ends, inside(value, *ends)))
+        known = known or bool(judged)
+        if made and judged:
+            (mean, (low, high), agrees), *_ = judged
+            line += [f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]", "yes" if agrees else "NO"]
+        else:
+            line += [""] * bool(made) + [f"{sum(one[2] for one in judged)} of {len(judged)}" if judged else ""]
+        found.append(line)
+    added = ["reference", "agrees"] if made else ["agrees"]
+    return ([*header, *added], found) if known else (list(header), [list(line) for line in rows])
 
 
 # --- For reading
@@ -248,6 +261,15 @@ def sentence(found: Sequence[Judgement], reference: Path, profile: str) -> str:
     wrong = [one.notebook for one in found if not one.agrees]
     runs = len(found[0].among) if found else 0
     share = f"{inside:.1%} of {total} numbers lie where one more run would put them"
+    said = f"{share}.{_concluded(found)}"
     if wrong:
-        return f"The results of {profile} DIFFER from the reference in {', '.join(wrong)}: {share}."
-    return f"The results of {profile} agree with the reference ({short(reference)}, {runs} runs): {share}."
+        return f"The results of {profile} DIFFER from the reference in {', '.join(wrong)}: {said}"
+    return f"The results of {profile} agree with the reference ({short(reference)}, {runs} runs): {said}"
+
+
+def _concluded(found: Sequence[Judgement]) -> str:
+    """How many conclusions hold, and which do not; "" where there are none."""
+    every = {claim: held for one in found for claim, held in one.conclusions.items()}
+    lost = [claim for claim, held in every.items() if not held]
+    count = f" Conclusions: {len(every) - len(lost)} of {len(every)} hold"
+    return f"{count}{'; not: ' * bool(lost)}{'; '.join(lost)}." if every else ""

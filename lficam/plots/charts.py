@@ -414,20 +414,23 @@ def threshold_curves(rows: pd.DataFrame) -> Figure:
 
 @styled
 def cost_quality(rows: pd.DataFrame) -> Figure:
-    """Seconds an image (logarithmic) against AD, each mark with its name and forward passes (#FW).
+    """Milliseconds an image (logarithmic) against AD, each mark with its name and forward passes (#FW).
 
-    rows: columns explainer, seconds, passes (of the classifier an image), reproduced, low, high (AD 100 in %).
+    rows: the columns of `scoring.cost`, and reproduced, low, high (AD 100 in %).
     """
     figure, axis = plt.subplots(figsize=(7.2, 3.8))
-    drawn = list(zip(rows.itertuples(), looks(rows.explainer).values(), strict=True))
+    drawn = list(zip(rows.to_dict("records"), looks(rows.explainer).values(), strict=True))
+    spans = []
     for row, own in drawn:
-        axis.plot([row.seconds] * 2, [row.low, row.high], color=own.colour, linewidth=1)
-        axis.plot(row.seconds, row.reproduced, linestyle="", zorder=3, **_mark(own))
-    axis.set(xscale="log", xlabel="seconds an image; number beside the name: forward passes (#FW)", ylabel="AD (%)")
+        x, y = row["milliseconds"], row["reproduced"]
+        axis.plot([x, x], [row["low"], row["high"]], color=own.colour, linewidth=1)
+        axis.plot([row["lower quartile"], row["upper quartile"]], [y, y], color=own.colour, linewidth=2.5)
+        axis.plot(x, y, linestyle="", zorder=3, **_mark(own))
+        spans.append((x, row["low"], y, row["high"]))
+    axis.set(xscale="log", xlabel="milliseconds an image; beside the name: forward passes (#FW)", ylabel="AD (%)")
     axis.margins(0.12)
     _better(axis, "lower left")
-    names = [f"{own.title}, {row.passes:g}" for row, own in drawn]
-    spans = [(row.seconds, row.low, row.reproduced, row.high) for row, _ in drawn]
+    names = [f"{own.title}, {row['forward passes']:g}" for row, own in drawn]
     _label(figure, axis, names, spans, [own.colour for _, own in drawn])
     return figure
 

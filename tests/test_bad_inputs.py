@@ -400,11 +400,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("measure misspelt", "'deltion'", lambda p: p.score(measures=["deltion"])),
     ("precision misspelt", "'fp16'", lambda p: p.score(precision="fp16")),
     ("workers negative", "workers", lambda p: p.score(workers=-1)),
-    (
-        "inside out without masks",
-        "exact masks",
-        lambda p: scoring.inside_out(p.score(), "ab"),
-    ),
+    ("inside out without masks", "exact masks", lambda p: scoring.inside_out(p.score(), "ab")),
     ("a blank of 255", "[0, 1]", lambda p: evaluation.of_blank(p.net, 32, 255)),
     ("a blank of two colours", "(1.0, 0.0, 0.0)", lambda p: evaluation.of_blank(p.net, 32, (0, 1))),
     ("a blank that is a word", "'grey'", lambda p: evaluation.of_blank(p.net, 32, "grey")),

@@ -282,18 +282,19 @@ def _sign_flips(gap: np.ndarray, resamples: int, seed: int) -> float:
 def inside_out(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """The percentage of maps whose correlation with the exact mask is negative: they mark all but the object.
 
-    table: of `score`, with exact masks; classes: names of all. Returns a row an explainer: explainer, a column for
-    each predicted class (NaN where nothing was predicted so; left out where there are more than 20), and "all" with
-    Wilson's 95 % interval, as "12.3 [11.0, 13.7]". Raises `InputError` for scores without masks.
+    table: of `score`, with exact masks; classes: names of all. Returns a row an explainer: explainer, "all", and a
+    column for each predicted class (left out where there are more than 20; empty where nothing was predicted so), as
+    "12 [8, 17]" with Wilson's 95 % interval. Raises `InputError` for scores without masks.
     """
     if "correlation" not in table:
         raise InputError('inside_out: expected scores with "overlap" of images that have exact masks.')
     rows, shown = [], classes if len(classes) <= 20 else []
     for name, part in table.groupby("explainer", sort=False):
-        turned = 100.0 * (part.correlation < 0)
-        by_class = {title: turned[part["class"] == k].mean() for k, title in enumerate(shown)}
-        whole = "{reproduced:.1f} [{low:.1f}, {high:.1f}]".format(**percentage((turned > 0).tolist()))
-        rows.append({"explainer": name} | by_class | {"all": whole})
+        turned = part.correlation < 0
+        groups = {"all": turned} | {title: turned[part["class"] == k] for k, title in enumerate(shown)}
+        found = {title: percentage(own.tolist()) for title, own in groups.items() if len(own)}
+        cells = {title: "{reproduced:.0f} [{low:.0f}, {high:.0f}]".format(**share) for title, share in found.items()}
+        rows.append({"explainer": name} | dict.fromkeys(groups, "") | cells)
     return pd.DataFrame(rows)
 
 

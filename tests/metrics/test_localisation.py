@@ -65,9 +65,8 @@ def test_mask_correlation():
     assert mask_correlation(1 - MAP, MASK).item() == pytest.approx(-(0.5**0.5))  # turned inside out
     level = torch.full((3, 5, 5), 0.1, dtype=torch.float64)  # whose mean is rounded
     half = torch.rand(3, 5, 5) > 0.5
-    assert (
-        mask_correlation(level, half).tolist() == mask_correlation(torch.rand(3, 5, 5), half | True).tolist() == [0] * 3
-    )
+    for values, mask in ((level, half), (torch.rand(3, 5, 5), half | True)):
+        assert mask_correlation(values, mask).tolist() == [0] * 3
 
 
 def test_pointing_game():

@@ -388,7 +388,7 @@ class Timed:
 
     def __call__(self, pixels):
         first = self.name not in self.clock.log  # costs more: memory is allocated
-        busy = 30 <= len(self.clock.log) < 54
+        busy = 48 <= len(self.clock.log) < 84
         self.clock.log.append(self.name)
         self.clock.now += self.seconds * len(pixels) * (3 if first or busy else 1)
 
@@ -405,9 +405,9 @@ def test_cost_of_equal_work_is_equal_whatever_else_happens(monkeypatch, classifi
         assert rows.loc[name, ["milliseconds", "in a batch"]].tolist() == pytest.approx([milliseconds] * 2)
     assert rows["lower quartile"]["first"] == pytest.approx(2)
     assert rows["upper quartile"]["first"] > 2  # what the other process did shows in the spread
-    assert [Clock.log.count(name) for name in work] == [24, 24, 8, 24]  # slow: three turns suffice
-    turns = [tuple(Clock.log[i : i + 8]) for i in range(0, 24, 8)]
-    assert all(turn.count(name) == 2 for turn in turns for name in work)
+    assert [Clock.log.count(name) for name in work] == [44, 44, 12, 44]  # slow: three turns suffice
+    turns = [tuple(Clock.log[i : i + 16]) for i in range(0, 48, 16)]
+    assert all(turn.count(name) == 4 for turn in turns for name in work)
     assert len(set(turns)) == 3  # in another order each time
 
 

@@ -282,7 +282,7 @@ def test_scores_are_those_of_the_cpu(standin, images):  # noqa: ARG001
     np.testing.assert_allclose(found[numbers], wanted[numbers], atol=1e-4)
     scenes = scoring.side_by_side(explainers["tame"], few, 2, right=False)
     assert {part.device.type for part in scenes} == {"cpu"}
-    assert (scoring.cost(explainers, few, count=2, repeats=1).one > 0).all()
+    assert (scoring.cost(explainers, few, count=2, repeats=1).milliseconds > 0).all()
 
 
 @pytest.mark.slow

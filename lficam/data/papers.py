@@ -63,6 +63,20 @@ def published_faithfulness() -> pd.DataFrame:
     return table.assign(published=table.published.astype(float))
 
 
+def published_parameters() -> pd.DataFrame:
+    """Parameters of the attention mechanisms for 1,000 classes, as the authors' code has them.
+
+    Columns method, backbone (the papers' names), branch_convs, batch_norms, fusion, total.
+    """
+    return _paper("attention_parameters")
+
+
+def published_passes() -> pd.DataFrame:
+    """Forward passes an explanation (#FW of L-CAM): columns backbone, explainer, published."""
+    table = _paper("forward_passes").rename(columns={"method": "explainer", "forward_passes": "published"})
+    return table.assign(explainer=table.explainer.str.lower())
+
+
 def beside_published(reproduced: pd.DataFrame, published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Reproduced rows with the published value of the same keys beside them, then the published rows that were not run.
 

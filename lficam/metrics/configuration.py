@@ -26,7 +26,7 @@ from ..models.checkpoints import digest
 from .measures import Explainers, Plan
 
 PACKAGE = __name__.partition(".")[0]
-FORMAT = 2
+FORMAT = 3
 
 
 def configuration(explainers: Explainers, classifier: Frozen, images: Images, plan: Plan, **more: object) -> dict:

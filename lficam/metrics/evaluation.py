@@ -56,6 +56,21 @@ def _batches(model: nn.Module, images: Images, batch_size: int, workers: int) ->
         yield pixels.contiguous(memory_format=torch.channels_last), labels
 
 
+@exact()
+@torch.inference_mode()
+def of_blank(classifier: Frozen, size: int, fill: float | Sequence[float] = 0.0) -> Tensor:
+    """What a classifier says of an image of one colour, as which a mask leaves what it hides: probabilities (K,).
+
+    fill: in [0, 1], a grey value or (red, green, blue); 0 is black. size: height and width in pixels.
+    Raises `InputError` for other colours, and sizes that the classifier cannot take.
+    """
+    colour = list(fill) if isinstance(fill, (list, tuple)) else [fill] * 3
+    if len(colour) != 3 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in colour):
+        raise InputError(f"fill: expected a colour in [0, 1], as 0.5 or (1.0, 0.0, 0.0), got {fill!r}.")
+    pixels = torch.tensor(colour).to(classifier.normalise.mean).view(1, 3, 1, 1).expand(1, 3, size, size)
+    return classifier.eval()(pixels).float().softmax(1)[0].cpu()
+
+
 def dump(predictions: Predictions, images: Images, path: Path | str, **facts: object) -> dumps.Dump:
     """Write the raw maps that `predict` gave for the images to the file `path`; returns it as a `Dump`.
 

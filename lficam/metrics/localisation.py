@@ -73,6 +73,22 @@ def pointing_game_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
     return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
 
 
+def mask_correlation(maps: Tensor, masks: Tensor) -> Tensor:
+    """Pearson's correlation of each map with its mask: maps (N, H, W), masks bool (N, H, W) -> (N,) in [-1, 1].
+
+    Below 0 the map is turned inside out: it is brighter beside the object than on it. Without range in map or mask 0.
+    Raises `InputError` for maps with NaN or of another size, and other masks.
+    """
+    _check_masks(maps, masks)
+    return mask_correlation_unchecked(maps, masks)
+
+
+def mask_correlation_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
+    a, b = (values.flatten(1).double() for values in (maps, masks))
+    a = a - a[:, :1]  # of a constant map 0, where its mean would be rounded
+    return _cosine(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+
+
 def sparsity(maps: Tensor) -> Tensor:
     """Gini index of each map's magnitudes, higher is sparser: maps (N, H, W) -> (N,) in [0, 1).
 
@@ -98,7 +114,11 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     As in the randomisation tests of Adebayo et al. (Sanity Checks for Saliency Maps, NeurIPS 2018).
     """
     _check_shapes(a, b, "maps")
-    a, b = _centred_ranks(a), _centred_ranks(b)
+    return _cosine(_centred_ranks(a), _centred_ranks(b))
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of centred values (N, P), 0 where either are all 0."""
     scale = ((a * a).sum(1) * (b * b).sum(1)).sqrt()
     return torch.where(scale > 0, (a * b).sum(1) / scale.clamp(min=1e-300), 0).clamp(-1, 1)
 

@@ -91,7 +91,7 @@ def measure(
 ) -> dict[str, Columns]:
     """{explainer: {column: values (B,), on the CPU}} for images (B, 3, H, W) in [0, 1] and, perhaps, masks (B, H, W).
 
-    Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, pointing (only with masks);
+    Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, correlation, pointing (with masks);
     sparsity; insertion and deletion (areas), insertion_0 ... (after each step); morf_10 ..., lerf_10 ... (whether the
     prediction is still the same without the most or least relevant 10 % ...).
     Raises `InputError` for pixels outside [0, 1], and maps and answers that are not finite, naming explainer and image.
@@ -303,6 +303,7 @@ def _of_maps(plan: Plan, maps: Tensor, masks: Tensor | None) -> Columns:
     if "overlap" in plan.measures and masks is not None:
         columns["iou"] = localisation.intersection_over_union_unchecked(maps, masks)
         columns["energy"] = localisation.energy_in_mask_unchecked(maps, masks)
+        columns["correlation"] = localisation.mask_correlation_unchecked(maps, masks)
         columns["pointing"] = localisation.pointing_game_unchecked(maps, masks).long()
     if "sparsity" in plan.measures:
         columns["sparsity"] = localisation.sparsity_unchecked(maps)

@@ -7,7 +7,6 @@ compare(table, "AD 15")                     # every explainer against a control,
 
 import functools
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,9 +27,9 @@ from ..numerics import exact
 from ..progress import Progress, say
 from . import faithfulness, store
 from .configuration import configuration, identity, sha256
-from .evaluation import one_class
+from .evaluation import of_blank, one_class
 from .measures import Columns, Explainers, Explains, Plan, measure
-from .statistics import HOLM, average, bootstrap, holm
+from .statistics import HOLM, average, bootstrap, holm, percentage
 
 CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
@@ -59,7 +58,8 @@ def score(
 
     explainers: {name: explainer} of one classifier. measures: of
     - "masking": masked_100 ..., the probability when the top 100 % ... (`fractions`) of the map mask the image;
-    - "overlap": iou, energy, pointing, where the images have exact masks; "sparsity": Gini index of the map;
+    - "overlap": iou, energy, correlation (with the mask), pointing, where the images have exact masks;
+    - "sparsity": Gini index of the map;
     - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
     - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ....
     precision: "float32", or "bfloat16" for the passes of classifier and explainers. workers: see `datasets.batches`.
@@ -285,22 +285,73 @@ def _sign_flips(gap: np.ndarray, resamples: int, seed: int) -> float:
     return (1 + int(hits)) / (1 + resamples)
 
 
-def cost(explainers: Explainers, images: Images, count: int = 16, repeats: int = 5) -> pd.DataFrame:
-    """What an explanation costs: rows explainer, one (seconds for an image alone), batch (seconds an image, `count` at
-    once), forward_passes (through the classifier, as the papers count; a trained explainer has 1).
+def inside_out(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """The percentage of maps whose correlation with the exact mask is negative: they mark all but the object.
 
-    Medians of `repeats`, of the predicted class, after a first call that does not count. Other work on the machine
-    makes them longer.
+    table: of `score`, with exact masks; classes: names of all. Returns a row an explainer: explainer, "all", and a
+    column for each predicted class (left out where there are more than 20; empty where nothing was predicted so), as
+    "12 [8, 17]" with Wilson's 95 % interval. Raises `InputError` for scores without masks.
     """
-    rows, count = [], min(count, len(images))
+    if "correlation" not in table:
+        raise InputError('inside_out: expected scores with "overlap" of images that have exact masks.')
+    rows, shown = [], classes if len(classes) <= 20 else []
+    for name, part in table.groupby("explainer", sort=False):
+        turned = part.correlation < 0
+        groups = {"all": turned} | {title: turned[part["class"] == k] for k, title in enumerate(shown)}
+        found = {title: percentage(own.tolist()) for title, own in groups.items() if len(own)}
+        cells = {title: "{reproduced:.0f} [{low:.0f}, {high:.0f}]".format(**share) for title, share in found.items()}
+        rows.append({"explainer": name} | dict.fromkeys(groups, "") | cells)
+    return pd.DataFrame(rows)
+
+
+def blank(classifiers: Mapping[str, Frozen], images: Images, fill: float | Sequence[float] = 0.0) -> pd.DataFrame:
+    """What classifiers say of an image of one colour (`evaluation.of_blank`), in the size of the images.
+
+    Returns a row a classifier: classifier, and a column a class with its probability; of more than 20 classes the ten
+    with the highest mean.
+    """
+    said = torch.stack([of_blank(classifier, images.size, fill) for classifier in classifiers.values()])
+    first, known = next(iter(classifiers.values())), said.shape[1] == len(images.classes)
+    names = first.classes or (images.classes if known else [str(k) for k in range(said.shape[1])])
+    table = pd.DataFrame(said.double().numpy(), columns=list(names))
+    if len(names) > 20:
+        table = table[table.mean().nlargest(10).index]
+    table.insert(0, "classifier", list(classifiers))
+    return table
+
+
+def forward_passes(explainer: Explains) -> int | None:
+    """Passes through the classifier for one explanation, as the papers count: of a trained explainer 1."""
+    return getattr(explainer, "forward_passes", 1 if isinstance(explainer, Explainer) else None)
+
+
+def cost(
+    explainers: Explainers, images: Images, count: int = 16, repeats: int = 11, seconds: float = 0.5
+) -> pd.DataFrame:
+    """What an explanation of the predicted class costs, in milliseconds; for a process that does nothing else.
+
+    Rows explainer; milliseconds for an image alone, the median of `repeats`, with lower and upper quartile, between
+    which the middle half of them lies; "in a batch", an image of `count` at once, median; forward passes.
+    The explainers take turns, in another order each time: what else the machine does falls on all alike. A turn is the
+    faster of two calls in a row, so that neither a first call, nor what ran before, nor a short interruption counts.
+    So equal work takes equal time. After `seconds` an explainer stops, if it had three turns.
+    """
+    count, random = min(count, len(images)), np.random.default_rng(0)
+    pixels = images.pixels(range(count)).to(_classifier(explainers).normalise.mean.device)
+    inputs = {"one": pixels.split(1), "batch": (pixels,)}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in itertools.product(explainers, inputs)}
+    for turn in range(repeats):
+        for name, kind in random.permutation(list(times)).tolist():
+            own = times[name, kind]
+            if len(own) < 3 or sum(own) < seconds:
+                some = inputs[kind][turn % len(inputs[kind])]
+                own.append(min(_seconds(explainers[name], some) for _ in range(2)))
+    rows = []
     for name, explainer in explainers.items():
-        device = _classifier(explainers).normalise.mean.device
-        pixels = images.pixels(range(count)).to(device)
-        alone = [_seconds(explainer, pixels[i % count : i % count + 1]) for i in range(repeats + 1)][1:]
-        whole = [_seconds(explainer, pixels) for _ in range(repeats + 1)][1:]
-        passes = getattr(explainer, "forward_passes", 1 if isinstance(explainer, Explainer) else None)
-        seconds = {"one": statistics.median(alone), "batch": statistics.median(whole) / count}
-        rows.append({"explainer": name} | seconds | {"forward_passes": passes})
+        low, middle, high = 1000 * np.percentile(times[name, "one"], [25, 50, 75])
+        row = {"explainer": name, "milliseconds": middle, "lower quartile": low, "upper quartile": high}
+        row["in a batch"] = 1000 * float(np.median(times[name, "batch"])) / count
+        rows.append(row | {"forward passes": forward_passes(explainer)})
     return pd.DataFrame(rows)
 
 

@@ -473,20 +473,24 @@ def threshold_curves(rows: pd.DataFrame) -> Figure:
 
 @styled
 def cost_quality(rows: pd.DataFrame) -> Figure:
-    """Seconds an image (logarithmic) against AD, each mark with its name and forward passes (#FW).
+    """Milliseconds an image (logarithmic) against AD, each mark with its name and forward passes (#FW).
 
-    rows: columns explainer, seconds, passes (of the classifier an image), reproduced, low, high (AD 100 in %).
+    rows: the columns of `scoring.cost`, and reproduced, low, high (AD 100 in %).
     """
     figure, axis = plt.subplots(figsize=(7.2, 3.8))
-    drawn = list(zip(rows.itertuples(), looks(rows.explainer).values(), strict=True))
+    drawn = list(zip(rows.to_dict("records"), looks(rows.explainer).values(), strict=True))
+    spans = []
     for row, own in drawn:
-        axis.plot([row.seconds] * 2, [row.low, row.high], color=own.colour, linewidth=1)
-        axis.plot(row.seconds, row.reproduced, linestyle="", zorder=3, **_mark(own))
-    axis.set(xscale="log", xlabel="seconds an image; number beside the name: forward passes (#FW)", ylabel="AD (%)")
+        x, y = row["milliseconds"], row["reproduced"]
+        axis.plot([x, x], [row["low"], row["high"]], color=own.colour, linewidth=1)
+        axis.plot([row["lower quartile"], row["upper quartile"]], [y, y], color=own.colour, linewidth=1)
+        axis.plot(x, y, linestyle="", zorder=3, **_mark(own))
+        spans.append((row["lower quartile"], x, row["upper quartile"], row["low"], y, row["high"]))
+    axis.set(xscale="log", xlabel="milliseconds an image; beside the name: forward passes (#FW)", ylabel="AD (%)")
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.margins(0.12)
     _better(axis, "lower left")
-    names = [f"{own.title}, {row.passes:g}" for row, own in drawn]
-    spans = [(row.seconds, row.low, row.reproduced, row.high) for row, _ in drawn]
+    names = [f"{own.title}, {row['forward passes']:g}" for row, own in drawn]
     _label(figure, axis, names, spans, [own.colour for _, own in drawn])
     return figure
 
@@ -495,19 +499,20 @@ def _label(
     figure: Figure,
     axis: Axes,
     names: Sequence[str],
-    spans: Sequence[tuple[float, float, float, float]],
+    spans: Sequence[tuple[float, ...]],
     colours: Sequence[str],
 ) -> None:
-    """Write the names beside marks with intervals, (x, low, y, high), so that they cover none of them nor each other.
+    """Write names beside marks with intervals, (left, x, right, low, y, high), so that they cover none nor each other.
 
     A name that has to stand away from its mark is led to it by a thin line. The same figure is the same file: the
     rounds of moving are limited, not the time. Limits and scales of the axes have to be final.
     """
     figure.draw_without_rendering()  # fixes the layout, in which they are moved
     point, to, back = figure.dpi / 72, axis.transData.transform, axis.transData.inverted().transform
-    marks = [to([(x, low), (x, y), (x, high)]) for x, low, y, high in spans]
+    marks = [to([(left, low), (x, y), (right, high)]) for left, x, right, low, y, high in spans]
     covered = [Bbox([(x - 5 * point, y - 5 * point), (x + 5 * point, y + 5 * point)]) for _, (x, y), _ in marks]
-    covered += [Bbox([(x - 2 * point, low), (x + 2 * point, high)]) for (x, low), _, (_, high) in marks]
+    covered += [Bbox([(x - 2 * point, low), (x + 2 * point, high)]) for (_, low), (x, _), (_, high) in marks]
+    covered += [Bbox([(left, y - 2 * point), (right, y + 2 * point)]) for (left, _), (_, y), (right, _) in marks]
     frame = axis.get_window_extent()
 
     def cover(text: Text) -> int:
@@ -523,7 +528,7 @@ def _label(
         best, other = sorted(sides, key=cover)
         other.remove()
         texts.append(best)
-    x, _, y, _ = zip(*spans, strict=True)
+    _, x, _, _, y, _ = zip(*spans, strict=True)
     line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 4}
     rules = {"avoid_self": False, "explode_radius": 0, "expand": (1.02, 1.15), "force_static": (0.1, 0.3)}
     lead = {"target_x": x, "target_y": y, "arrowprops": line, "min_arrow_len": 12 * point}

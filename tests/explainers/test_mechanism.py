@@ -1,7 +1,5 @@
 """Attention mechanisms alone: golden outputs of the authors' code, and the same maps computed the long way round."""
 
-import csv
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +8,6 @@ from torch import nn
 
 from lficam.explainers.features import Layer
 from lficam.explainers.mechanism import LCAM, TAME, class_maps
-from lficam.files import PACKAGE
 from lficam.losses import explanation_loss, mask_area, mask_variation
 from lficam.maps import upsample
 from lficam.models.authors import explainer_state
@@ -181,31 +178,6 @@ def test_the_first_layer_sets_the_resolution_up_to_56():
     for side, expected in ((8, 8), (56, 56), (64, 56)):
         features = [torch.rand(1, 2, side, side), torch.rand(1, 3, 5, 5)]
         assert mechanism(features, torch.tensor([0])).shape == (1, 1, expected, expected)
-
-
-# Parameters
-
-WIDTHS = {"VGG-16": [256, 512, 512], "ResNet-50": [512, 1024, 2048], "ViT-B/16": [768] * 3}
-ROWS = list(csv.DictReader((PACKAGE / "data/tables/papers/attention_parameters.csv").read_text().splitlines()))
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['method']} {row['backbone']}")
-def test_parameter_counts(row):
-    kinds = {"TAME no skip": "no-skip", "TAME no skip no batch norm": "no-skip-no-norm"}
-    if row["method"] == "L-CAM":
-        mechanism = LCAM(WIDTHS[row["backbone"]][-1:], 1000)
-    else:
-        mechanism = TAME(WIDTHS[row["backbone"]], 1000, kinds.get(row["method"], "tame"))
-    counts = {
-        part: sum(p.numel() for name, p in mechanism.named_parameters() if name.startswith(part))
-        for part in ("convs", "norms", "fuse")
-    }
-    assert counts == {
-        "convs": int(row["branch_convs"]),
-        "norms": int(row["batch_norms"]),
-        "fuse": int(row["fusion"]),
-    }
-    assert sum(counts.values()) == int(row["total"])
 
 
 # Losses

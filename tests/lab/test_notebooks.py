@@ -3,6 +3,8 @@
 import pandas as pd
 import pytest
 
+from lficam.lab.report import values
+
 pytestmark = pytest.mark.slow
 NAME = "01_train_lficam"
 
@@ -23,7 +25,12 @@ def test_results_of_01(record):
 
 def test_tables_and_figures_of_01(record, project):
     folder = project.reports / NAME
-    assert [entry["file"] for entry in record["tables"]] == ["accuracy.csv", "overlap.csv", "faithfulness.csv"]
+    assert [entry["file"] for entry in record["tables"]] == [
+        "accuracy.csv", "overlap.csv", "faithfulness.csv", "black.csv"
+    ]  # fmt: skip
+    black = pd.read_csv(folder / "black.csv", index_col="classifier")
+    assert black.index.tolist() == ["plain", "abn", "lfi-cam"]
+    assert black.sum(axis=1).tolist() == pytest.approx([1] * 3)
     assert {entry["file"] for entry in record["figures"]} == {
         "data.png", "curves.png", "authors.png", "maps.png", "inside.png", "summary.png", "faithfulness.png"
     }  # fmt: skip
@@ -78,6 +85,9 @@ def test_results_of_03(project):
     assert {f["file"] for f in record["figures"]} == {
         "terms.png", "maps-resnet-8.png", "maps-vgg-8.png", "loss-parts.png", "summary.png", "scenes.png"
     }  # fmt: skip
+    turned = pd.read_csv(folder / "inside-out.csv").set_index(["classifier", "explainer"])["all"]
+    assert turned["resnet-8", "centre"].startswith("0 [0, ")
+    assert turned.index.tolist() == table.set_index(["classifier", "explainer"]).index.tolist()
     # One convolution from 64 or 128 maps to 10 classes.
     assert record["results"]["parameters"] == {"resnet-8": 650, "vgg-8": 1290}
 
@@ -86,6 +96,7 @@ def test_results_of_04(project):
     record, folder = project.execute("04_tame", scenes=4), project.reports / "04_tame"
     ours = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
     assert set(ours.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img", "grad-cam", "centre"}
+    assert pd.read_csv(folder / "parameters.csv").equal.tolist() == ["yes"] * 9
     halves = pd.read_csv(folder / "scenes.csv")
     assert set(halves.explainer) == {"tame", "tame-no-skip", "tame, 1 layer", "l-cam-img"}
     assert halves.reproduced.between(0, 100).all()
@@ -99,6 +110,10 @@ def test_results_of_05(project):
     table = pd.read_csv(folder / "table.csv")
     passes = table.set_index("explainer")["#FW"].to_dict()
     assert passes == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "score-cam": 64, "rise": 20, "random": 0, "centre": 0}
+    cost = pd.read_csv(folder / "cost.csv").set_index("explainer")
+    assert cost["forward passes"].to_dict() == passes
+    assert set(cost) - {"forward passes"} == set(values.TIMES)
+    assert pd.read_csv(folder / "passes.csv").equal.tolist() == ["yes"] * 10
     scores = pd.read_csv(folder / "scores.csv").dropna(subset=["reproduced"])
     assert {"insertion", "deletion", "MoRF", "LeRF", "IoU", "AD 100"} <= set(scores.measure)
     assert (scores.N == 8).all()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lficam.lab.report.results import Report, show
 from lficam.lab.report.tables import readable
+from lficam.lab.report.values import numbers_of
 
 
 def test_report_is_complete_only_with_its_record(home):
@@ -50,3 +51,9 @@ def test_a_notebook_shows_tables_without_row_numbers_and_with_words_to_the_left(
     assert re.search(r"#T_\w+ \.col0 \{\s*text-align: left", page)
     assert not re.search(r"\.col[12] \{\s*text-align: left", page)
     assert "method" in show(table.head(0))._repr_html_()  # nothing but its header
+
+
+def test_times_are_no_numbers_of_a_run(tmp_path):
+    header = "explainer,published,reproduced,equal,milliseconds,lower quartile,upper quartile,in a batch,forward passes"
+    (tmp_path / "t.csv").write_text(f"{header}\nrise,4000,2000,no,5.5,5.1,5.9,4.4,2000\n")
+    assert list(numbers_of(tmp_path / "t.csv")) == [("rise", "reproduced", 2000), ("rise", "forward passes", 2000)]

@@ -10,6 +10,7 @@ from lficam.metrics.evaluation import one_class
 from lficam.metrics.localisation import (
     energy_in_mask,
     intersection_over_union,
+    mask_correlation,
     pointing_game,
     rank_correlation,
     sparsity,
@@ -59,6 +60,15 @@ def test_energy():
     assert energy_in_mask(MAP * 0, MASK).item() == 0
 
 
+def test_mask_correlation():
+    assert mask_correlation(MAP, MASK).item() == pytest.approx(0.5 / 0.5**0.5)  # MAP's deviations -.5, 0, .5, 0
+    assert mask_correlation(1 - MAP, MASK).item() == pytest.approx(-(0.5**0.5))  # turned inside out
+    level = torch.full((3, 5, 5), 0.1, dtype=torch.float64)  # whose mean is rounded
+    half = torch.rand(3, 5, 5) > 0.5
+    for values, mask in ((level, half), (torch.rand(3, 5, 5), half | True)):
+        assert mask_correlation(values, mask).tolist() == [0] * 3
+
+
 def test_pointing_game():
     assert pointing_game(MAP, MASK).tolist() == [True]
     assert pointing_game(MAP, ~MASK).tolist() == [False]
@@ -94,7 +104,9 @@ def test_rank_correlation():
     assert rank_correlation(a[:1, :1, :2] * 0 + torch.tensor([0.0, 1.0]), torch.tensor([[[3.0, 4.0]]])).item() == 1
 
 
-@pytest.mark.parametrize("metric", [intersection_over_union, energy_in_mask, pointing_game, rank_correlation])
+@pytest.mark.parametrize(
+    "metric", [intersection_over_union, energy_in_mask, mask_correlation, pointing_game, rank_correlation]
+)
 def test_maps_that_do_not_fit_are_refused(metric):
     with pytest.raises(InputError, match="upsample the maps first"):
         metric(MAP[:, :1], MASK)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from lficam.data.sources import Memory
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
 from lficam.maps import normalise_and_upsample
-from lficam.metrics import conventions, faithfulness, localisation, measures, scoring
+from lficam.metrics import conventions, evaluation, faithfulness, localisation, measures, scoring
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +382,69 @@ def test_p_is_that_of_all_signs():
 def test_cost(explainers, images):
     made = explainers | {"rise": lficam.baseline(explainers["tame"].classifier, "rise", masks=30)}
     rows = scoring.cost(made, images, count=4, repeats=2).set_index("explainer")
-    assert rows.forward_passes.to_dict() == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "centre": 0, "rise": 30}
-    assert (rows[["one", "batch"]].to_numpy() > 0).all()
-    assert rows.batch["rise"] > rows.batch["centre"]
+    assert rows["forward passes"].to_dict() == {"tame": 1, "l-cam-img": 1, "grad-cam": 1, "centre": 0, "rise": 30}
+    assert (rows.to_numpy()[:, :4] > 0).all()
+
+
+class Timed:
+    """An explainer whose calls take the time of a false clock: slower while another process works."""
+
+    def __init__(self, name, classifier, clock, seconds):
+        self.name, self.classifier, self.clock, self.seconds = name, classifier, clock, seconds
+
+    def __call__(self, pixels):
+        first = self.name not in self.clock.log  # costs more: memory is allocated
+        busy = 48 <= len(self.clock.log) < 84
+        self.clock.log.append(self.name)
+        self.clock.now += self.seconds * len(pixels) * (3 if first or busy else 1)
+
+
+def test_cost_of_equal_work_is_equal_whatever_else_happens(monkeypatch, classifier, images):
+    class Clock:
+        now, log = 0.0, []
+
+    monkeypatch.setattr(scoring, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    work = {"first": 0.002, "second": 0.002, "slow": 0.5, "third": 0.002}
+    rows = scoring.cost({k: Timed(k, classifier, Clock, s) for k, s in work.items()}, images, count=3)
+    rows = rows.set_index("explainer")
+    for name, milliseconds in {"first": 2, "second": 2, "third": 2, "slow": 500}.items():
+        assert rows.loc[name, ["milliseconds", "in a batch"]].tolist() == pytest.approx([milliseconds] * 2)
+    assert rows["lower quartile"]["first"] == pytest.approx(2)
+    assert rows["upper quartile"]["first"] > 2  # what the other process did shows in the spread
+    assert [Clock.log.count(name) for name in work] == [44, 44, 12, 44]  # slow: three turns suffice
+    turns = [tuple(Clock.log[i : i + 16]) for i in range(0, 48, 16)]
+    assert all(turn.count(name) == 4 for turn in turns for name in work)
+    assert len(set(turns)) == 3  # in another order each time
+
+
+def test_maps_turned_inside_out(classifier, images):
+    class Fixed:
+        def __init__(self, sign):
+            self.classifier, self.sign = classifier, sign
+
+        def __call__(self, pixels, target=None):  # noqa: ARG002
+            at = [next(i for i in range(12) if images.pixels([i])[0].equal(image)) for image in pixels]
+            return self.sign * images.masks[at].float()
+
+    table = scoring.score({"right": Fixed(1), "inside out": Fixed(-1)}, images)
+    found = scoring.inside_out(table, images.classes).set_index("explainer")
+    assert found["all"].to_dict() == {"right": "0 [0, 24]", "inside out": "100 [76, 100]"}
+    for name, share in {"right": "0 [", "inside out": "100 ["}.items():
+        cells = dict(enumerate(found.loc[name, list(images.classes)]))
+        assert {k for k, text in cells.items() if text.startswith(share)} == set(table["class"])
+        assert {text for k, text in cells.items() if k not in set(table["class"])} == {""}
+    assert list(scoring.inside_out(table, [str(k) for k in range(21)])) == ["explainer", "all"]
+
+
+def test_what_classifiers_say_of_a_blank_image(classifier, images):
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    table = scoring.blank({"a": classifier, "b": classifier}, images, 0.5)
+    assert list(table) == ["classifier", *images.classes]
+    expected = classifier(grey).softmax(1)[0].tolist()
+    assert table.loc[1].tolist() == ["b", *map(pytest.approx, expected)]
+    red = evaluation.of_blank(classifier, 32, (1.0, 0, 0))
+    torch.testing.assert_close(red, classifier(grey * torch.tensor([2.0, 0, 0]).view(3, 1, 1)).softmax(1)[0])
+    many = scoring.blank({"c": freeze(small(30), size=32)}, images)  # whose names are not known
+    values = many.iloc[0, 1:].tolist()
+    assert len(values) == 10
+    assert values == sorted(values, reverse=True)

@@ -27,7 +27,8 @@ from .tables import RANGED, columns_of, number, read_csv
 
 COLUMNS = ["notebook", "table", "row", "column", "seed", "value"]
 PLACE = "seed-"  # of a seed's results: reports/PROFILE/seed-3
-LEFT_OUT = ("published", "last epoch", "source", "seed")  # columns of tables that no run has made
+LEFT_OUT = ("published", "last epoch", "source", "seed", "equal")  # columns of tables that no run has made
+TIMES = ("milliseconds", "lower quartile", "upper quartile", "in a batch")  # another machine has others
 MADE = ("reproduced", "iou", "difference")  # columns that "low" and "high" are the interval of
 FREE = ("seed", "parallel", "workers", "examples", "fresh", "tensorboard", "data_root", "output", "profile")
 
@@ -101,7 +102,7 @@ def numbers_of(path: Path) -> Iterator[tuple[str, str, float]]:
     words, names = named(header, rows)
     for row, line in zip(names, rows, strict=True):
         for name, text in zip(header, line, strict=True):
-            if name in words or name in LEFT_OUT:
+            if name in words or name in (*LEFT_OUT, *TIMES):
                 continue
             if wide := RANGED.fullmatch(text):
                 yield from (

@@ -56,6 +56,7 @@ def served(path: Path) -> Iterator[dict[str, str]]:
     finally:
         process.stdin.close()
         process.wait()
+        address.unlink(missing_ok=True)  # where it was killed
 
 
 def _listen(door: socket.socket) -> Path | None:

@@ -26,15 +26,7 @@ from . import plan
 from .steps import GRACE, open_log, own_folder
 
 # Not matplotlib: how it draws is chosen by a kernel, before that imports it.
-IMPORTED = (
-    "torchvision",
-    "lficam.training.jobs",
-    "papermill",
-    "nbconvert",
-    "ipykernel.ipkernel",
-    "pandas",
-    "scipy.stats",
-)
+IMPORTED = ("lficam.training.sweep", "papermill", "nbconvert", "ipykernel.ipkernel", "pandas", "scipy.stats")
 
 
 @contextlib.contextmanager
@@ -74,7 +66,6 @@ def _listen(door: socket.socket) -> Path | None:
 def prepare(path: str) -> None:
     """Import what steps need, and draw the images of the trainings that are to be run, which each would draw again."""
     from ...data import photo_digits
-    from ...training import sweep  # noqa: F401
 
     with without_grammar():
         for name in IMPORTED:

@@ -260,12 +260,12 @@ if end or (home / "wait").exists(): time.sleep(600)
 def test_steps_are_forked_and_survive_nobody(home, monkeypatch):
     """They have the environment of who asks, and end with them, and with the server; without it they are started."""
     toy(home, "01_toy", evaluate=FORKED)
-    step, path = reproduce.laid_out("smoke", 2)[0], str(plan.folder("smoke") / "plan.json")
+    (step, notebook, _), path = reproduce.laid_out("smoke", 2), str(plan.folder("smoke") / "plan.json")
     log = home / "reports" / "smoke" / "logs" / f"{step.id}.log"
     monkeypatch.chdir(home / "notebooks")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
 
-    def status(end):
+    def status(end, step=step):
         (home / "end").write_text(end)
         code = steps.supervise(path, step.id)
         return code, steps.events(plan.folder("smoke"))[-1].get("reason")
@@ -279,8 +279,15 @@ def test_steps_are_forked_and_survive_nobody(home, monkeypatch):
         assert facts == ["3", "3", "notebooks"]
         assert "Threads:\t1\n" in Path(f"/proc/{server}/status").read_text()
         assert Path(f"/proc/{server}/cmdline").read_text().count("lficam.lab.graph.forks") == 1
+        code, reason = status("self", notebook)
+        assert code == 3
+        assert "the kernel died; it was ended by SIGKILL, most likely memory ran out" in reason
+        assert status("", notebook) == (0, None)
+        told = log.with_name(f"{notebook.id}.log").read_text()
+        assert f"\n{server} 3 3 notebooks\n" in told
+        assert "Traceback" not in told.rpartition(server)[2]
         (home / "wait").touch()
-        asked = ["step", path, step.id, "--inside"], dict(os.environ), str(home), str(home / "log")
+        asked = "lficam", ["step", path, step.id, "--inside"], dict(os.environ), str(home), str(home / "log")
         forked = steps.Forked(where["LFICAM_FORKS"], *asked)
         with pytest.raises(subprocess.TimeoutExpired):
             forked.wait(0)

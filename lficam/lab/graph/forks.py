@@ -1,14 +1,16 @@
 """The process that steps' processes are forked from, once it has imported and drawn what takes seconds each; on Linux.
 
 `lficam reproduce` starts it and holds its stdin: it ends with it, and all it forked do. Steps ask through the socket
-LFICAM_FORKS: (arguments, environment, folder, log) gives a process number, then the exit status; what a step sends
-meanwhile is a signal, and when it is gone its process is killed.
+LFICAM_FORKS, and so do notebooks for their kernels: (module, arguments, environment, folder, log) gives a process
+number, then the exit status; what is sent meanwhile is a signal, and when who asked is gone the process is killed.
 """
 
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -22,6 +24,9 @@ from ...errors import InputError
 from ..notebooks.kernel import SPIN, without_grammar
 from . import plan
 from .steps import GRACE, open_log, own_folder
+
+# Not matplotlib: how it draws is chosen by a kernel, before that imports it.
+IMPORTED = ("lficam.training.sweep", "papermill", "nbconvert", "ipykernel.ipkernel", "pandas", "scipy.stats")
 
 
 @contextlib.contextmanager
@@ -43,7 +48,7 @@ def served(path: Path) -> Iterator[dict[str, str]]:
     finally:
         process.stdin.close()
         process.wait()
-        address.unlink(missing_ok=True)
+        address.unlink(missing_ok=True)  # where it was killed
 
 
 def _listen(door: socket.socket) -> Path | None:
@@ -60,14 +65,12 @@ def _listen(door: socket.socket) -> Path | None:
 
 def prepare(path: str) -> None:
     """Import what steps need, and draw the images of the trainings that are to be run, which each would draw again."""
-    import torchvision  # noqa: F401
-
     from ...data import photo_digits
-    from ...training import jobs  # noqa: F401
 
-    with contextlib.suppress(ImportError), without_grammar():
-        import papermill  # noqa: F401
-
+    with without_grammar():
+        for name in IMPORTED:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     profile, steps = plan.read(path)
     trainings = [step.values["job"] for step in plan.unfinished(profile, steps.values()) if step.kind == "train"]
     drawn = {}
@@ -85,7 +88,7 @@ def serve(door: socket.socket) -> None:
     handlers = {
         number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
-    fork, running = multiprocessing.get_context("fork"), {}
+    fork, running = multiprocessing.get_context("fork"), dict[Connection, Any]()
     while 0 not in (ready := wait([0, door, *running, *(process.sentinel for process in running.values())])):
         if door in ready:
             asked = Connection(door.accept()[0].detach())
@@ -118,16 +121,16 @@ def serve(door: socket.socket) -> None:
 def _work(
     inherited: Sequence[Connection | socket.socket],
     handlers: Mapping[int, Any],
+    module: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
     folder: str,
     log: str,
 ) -> None:
-    """Be a process of its own, as if started by `python -m lficam ARGUMENTS`."""
+    """Be a process of its own, as if started by `python -m MODULE ARGUMENTS`."""
     import torch
 
-    from ...cli import main
-
+    os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: when what it was forked from is killed
     for one in inherited:
         one.close()
@@ -140,11 +143,12 @@ def _work(
         for target, source in enumerate((nothing, file, file)):
             os.dup2(source.fileno(), target)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
-    sys.argv = ["lficam", *arguments]
-    sys.exit(main(arguments))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         prepare(sys.argv[2])
         serve(listening)
+        Path(listening.getsockname()).unlink(missing_ok=True)

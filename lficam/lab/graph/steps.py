@@ -96,7 +96,7 @@ def _start(arguments: list[str], environment: dict[str, str], file: IO[str]) -> 
     """The inner process, forked where that is possible."""
     if address := environment.get("LFICAM_FORKS"):
         with contextlib.suppress(OSError, EOFError):
-            return Forked(address, arguments, environment, os.getcwd(), file.name)
+            return Forked(address, "lficam", arguments, environment, os.getcwd(), file.name)
     options: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
     return subprocess.Popen([sys.executable, "-m", "lficam", *arguments], env=environment, **options)
 
@@ -260,3 +260,21 @@ def _report(profile: str, _: dict[str, Any]) -> dict[str, str]:
     from ..report.page import write_index
 
     return {"page": str(write_index(plan.folder(profile).parent))}
+
+
+def be_forked(module: str, *arguments: str) -> None:
+    """Stand for a forked process of python -m MODULE ARGUMENTS, whose output goes where ours does; or become it."""
+    try:
+        log = os.readlink("/proc/self/fd/1")
+        process = Forked(os.environ["LFICAM_FORKS"], module, arguments, dict(os.environ), os.getcwd(), log)
+    except (OSError, EOFError):
+        os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    signal.signal(signal.SIGINT, lambda number, _: process.send_signal(number))
+    code = process.wait()
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    be_forked(*sys.argv[1:])

@@ -58,10 +58,13 @@ class Kernel:
 
         run = {"LFICAM_HEADLESS": "1", "LFICAM_COMMAND": prepared.command, "LFICAM_HOME": str(files.root())}
         run |= {"LFICAM_SETTINGS": json.dumps(prepared.settings)}
-        kernel: Kernel = self
+        kernel, spec = self, own_spec()
+        spec.argv.append("--HistoryManager.enabled=False")  # one file for all kernels of a user
+        if "LFICAM_FORKS" in os.environ:  # a step of `lficam reproduce`
+            spec.argv.insert(spec.argv.index("-m") + 1, "lficam.lab.graph.steps")
 
         class ThisInterpreter(AsyncKernelManager):
-            kernel_spec = own_spec()
+            kernel_spec = spec
 
             async def start_kernel(self, **options):
                 await super().start_kernel(env=SPIN | os.environ | run, **options)

@@ -94,7 +94,7 @@ def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float | None:
     return lrs[best] / 10 if best else None
 
 
-def job_range(job: Job, start: float, end: float, steps: int, workers: int = 0) -> LRRange:
+def job_range(job: Job, start: float = 1e-8, end: float = 10.0, steps: int = 100, workers: int = 0) -> LRRange:
     """The range test of what a job trains, on its training images. Raises `InputError`."""
     device, images = best_device(), job.images("train", job.train_count)
     if steps * job.recipe.batch_size < len(images):  # labels of no more images than are looked at

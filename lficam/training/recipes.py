@@ -137,10 +137,18 @@ def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) ->
     return Recipe(**settings | changes)
 
 
-def options(name: str, method: str, dataset: str, backbone: str) -> dict[str, str]:
-    """What belongs to the recipe of an explainer besides: the options `classifier_mode` and `space` of `attach`."""
+def settings(
+    name: str, method: str, dataset: str, backbone: str, train_count: int = 0, **changes: Any
+) -> dict[str, Any]:
+    """What an explainer's `Job` takes of a recipe: recipe, as `find` has it; options of `attach`; train_count.
+
+    train_count: training images that are there, 0: all. A recipe may take fewer: an explainer of a small classifier
+    needs no more.
+    """
     row = _row(name, method, dataset, backbone)
-    return {option: row[option] for option in ("classifier_mode", "space") if row[option]}
+    count = min(filter(None, (train_count, int(row["train_count"] or 0))), default=0)
+    options = {option: row[option] for option in ("classifier_mode", "space") if row[option]}
+    return {"recipe": find(name, method, dataset, backbone, **changes), "options": options, "train_count": count}
 
 
 def _row(name: str, method: str, dataset: str, backbone: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The authors' settings as data."""
 
+import dataclasses
 import json
 
 import pytest
@@ -95,8 +96,12 @@ def test_every_row_is_a_recipe():
         for name in row["recipe"].split():
             recipe = recipes.find(name, method, row["dataset"], row["backbone"])
             assert str(recipe.epochs) == row["epochs"]
-            assert bool(recipes.options(name, method, row["dataset"], row["backbone"])) == (
-                "l-cam" in method or "tame" in method
+            found = recipes.settings(name, method, row["dataset"], row["backbone"], 2000, seed=3)
+            assert found["recipe"] == dataclasses.replace(recipe, seed=3)
+            assert bool(found["options"]) == ("l-cam" in method or "tame" in method)
+            assert found["train_count"] == 2000  # no row has fewer
+            assert str(recipes.settings(name, method, row["dataset"], row["backbone"])["train_count"]) == (
+                row["train_count"] or "0"
             )
             if name == "authors":  # who have nothing for data sets or networks of any kind
                 assert "*" not in (row["dataset"], row["backbone"])

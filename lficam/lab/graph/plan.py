@@ -78,7 +78,7 @@ def _of_notebook(prepared: "Prepared", own: dict[str, str]) -> list[Step]:
     if space.get("fresh"):
         raise InputError(f"{name}: fresh belongs to a single notebook, `lficam run {name} --set fresh=true`.")
     options = {option: space[option] for option in ("workers", "tensorboard") if space.get(option)}
-    steps = [_training(job, options, name) for job in classifiers_of(jobs.values())]
+    steps = [_training(job, options, name + words) for job in classifiers_of(jobs.values())]
     for key, job in jobs.items():
         what = " ".join(map(str, key)) if isinstance(key, tuple) else key
         steps.append(_training(job, options, f"{name}: {what}{words}"))

@@ -72,6 +72,18 @@ class Small(nn.Module):
         return self.fc(self.dropout(self.third(self.second(self.first(x))).mean((2, 3))))
 
 
+class TinyConv(nn.Module):
+    """The classifier of adcc_arcc.pt and idsds.pt: layer1 8 x 16 x 16, layer2 12 x 8 x 8, layer3 16 x 4 x 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = block(3, 8), block(8, 12), block(12, 16)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
 class Cheap(nn.Module):
     """A classifier of ten classes that costs next to nothing; its probabilities differ."""
 

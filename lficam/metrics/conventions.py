@@ -30,13 +30,14 @@ CHOICES = {
     "drop": ("relative", "absolute"),
     "space": ("pixels", "normalised"),
     "label": ("predicted", "truth"),
-    "mask": ("minmax-upsample", "upsample-minmax", "sigmoid"),
-    "average": ("images", "sums"),
+    "mask": ("minmax-upsample", "upsample-minmax", "sigmoid", "top-half"),
+    "average": ("images", "sums", "dropped"),
 }
 SCALES: dict[str, Callable[..., Tensor]] = {
     "minmax-upsample": normalise_and_upsample,
     "upsample-minmax": lambda maps, size: minmax(upsample(maps, size)),
     "sigmoid": lambda maps, size: upsample(torch.sigmoid(maps.float()), size),
+    "top-half": lambda maps, size: faithfulness.keep_top_unchecked(normalise_and_upsample(maps, size), 0.5).sign(),
 }
 
 
@@ -48,8 +49,10 @@ class Convention:
     drop: "relative", 100 max(0, Y - O) / Y; "absolute", 100 max(0, Y - O).
     space: the map multiplies "pixels" (left out is black), or the "normalised" image (left out is the mean colour).
     label: the class explained and scored: "predicted" or "truth".
-    mask: from raw map to mask: "minmax-upsample", "upsample-minmax", or "sigmoid" (not min-maxed), then upsampled.
-    average: of the drops over "images", or with "sums" the summed drops over the summed scores.
+    mask: from raw map to mask: "minmax-upsample", "upsample-minmax", or "sigmoid" (not min-maxed), then upsampled;
+    "top-half": 1 where the top 50 % of the papers are above 0, else 0.
+    average: of the drops over "images", over those that "dropped", or with "sums" the summed drops over the summed
+    scores.
     """
 
     description: str
@@ -83,6 +86,11 @@ CONVENTIONS = {
     "upsampled": Convention(
         "before min-max, not after (Grad-CAM and Grad-CAM++ in L-CAM's code)", mask="upsample-minmax"
     ),
+}
+
+OTHERS = {  # that are in use, too, beside those of notebook 05
+    "dropped": Convention("over the images that dropped, not over all", average="dropped"),
+    "top-half": Convention("hard top 50 %, the rest the mean colour", mask="top-half", space="normalised"),
 }
 
 
@@ -145,7 +153,8 @@ def drops(clean: ArrayLike, masked: ArrayLike, convention: Convention) -> tuple[
         values = faithfulness.average_drop(clean, masked, relative=False) / (clean + 1e-7)
     else:
         values = faithfulness.average_drop(clean, masked, convention.drop == "relative")
-    return values.numpy(), (clean.numpy() if convention.average == "sums" else np.ones(len(values)))
+    weights = {"images": torch.ones_like(clean), "sums": clean, "dropped": (values > 0).double().clamp(min=1e-12)}
+    return values.numpy(), weights[convention.average].numpy()  # none dropped: 0, not 0 / 0
 
 
 def average_drops(

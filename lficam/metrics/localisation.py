@@ -107,6 +107,39 @@ def sparsity_unchecked(maps: Tensor) -> Tensor:
     return torch.where(values[:, 0] < values[:, -1], gini, 0)
 
 
+def complexity(maps: Tensor) -> Tensor:
+    """Mean magnitude of each map, lower is simpler: maps (N, H, W) -> (N,), in [0, 1] for maps that are.
+
+    The L1 norm over the number of pixels. A map of zeros has 0: it is the simplest of all, and explains nothing.
+    Raises `InputError` for maps with NaN. Poppi et al. (ADCC, CVPR Workshops 2021).
+    """
+    check_finite(maps, "Maps")
+    return complexity_unchecked(maps)
+
+
+def complexity_unchecked(maps: Tensor) -> Tensor:
+    return maps.flatten(1).double().abs().mean(1)
+
+
+def coherency(maps: Tensor, again: Tensor) -> Tensor:
+    """How alike an explainer's map and its map of the masked image are: (N, H, W) both -> (N,) in [0, 1].
+
+    (r + 1) / 2 with Pearson's r over the pixels. maps: of the images; again: of the images times these maps, for the
+    same class. NaN where one of the two is constant, and no r exists. Raises `InputError` for maps with NaN or of
+    different sizes. Poppi et al. (ADCC, CVPR Workshops 2021).
+    """
+    _check_shapes(maps, again, "maps")
+    check_finite(maps, "Maps")
+    check_finite(again, "Maps")
+    return coherency_unchecked(maps, again)
+
+
+def coherency_unchecked(maps: Tensor, again: Tensor) -> Tensor:
+    ranges = [values.flatten(1).amax(1) > values.flatten(1).amin(1) for values in (maps, again)]
+    found = (mask_correlation_unchecked(maps, again) + 1) / 2
+    return torch.where(ranges[0] & ranges[1], found, torch.nan)
+
+
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's correlation of two maps of an image: a, b (N, H, W) -> (N,) in [-1, 1]; equal values share a rank.
 
@@ -114,6 +147,12 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     As in the randomisation tests of Adebayo et al. (Sanity Checks for Saliency Maps, NeurIPS 2018).
     """
     _check_shapes(a, b, "maps")
+    check_finite(a, "Maps")
+    check_finite(b, "Maps")
+    return rank_correlation_unchecked(a, b)
+
+
+def rank_correlation_unchecked(a: Tensor, b: Tensor) -> Tensor:
     return _cosine(_centred_ranks(a), _centred_ranks(b))
 
 
@@ -125,7 +164,6 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def _centred_ranks(maps: Tensor) -> Tensor:
     """Average rank of each value among its map's, minus the mean rank: (N, H, W) -> (N, HW)."""
-    check_finite(maps, "Maps")
     ordered, order = maps.flatten(1).sort(1)
     below, up_to = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
     ranks = (below + up_to - ordered.shape[1]).double() / 2

@@ -15,18 +15,21 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
-from ..explainers import baseline
+from ..explainers.baseline import scores
 from ..explainers.features import tap
 from ..explainers.frozen import Frozen
 from ..explainers.learned import Explainer
-from ..maps import ROUNDING, normalise_and_upsample
+from ..maps import ROUNDING, normalise_and_upsample, upsample
 from . import faithfulness, localisation
 from .checks import check_finite
+from .faithfulness import CELLS
 
 MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
+MEASURES += ("adcc", "adcc-normalised", "arcc", "single-deletion")
 PRECISIONS = ("float32", "bfloat16")
 Columns = dict[str, Tensor]
 ROAD = (10, 30, 50, 70, 90)  # % of the pixels removed
+ARCC = (20, 40, 60, 80)  # the same, of ARCC's ROAD
 
 
 class Explains(Protocol):
@@ -65,6 +68,18 @@ class Plan:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 2:
             raise InputError(f"steps: expected a whole number of at least 2, got {self.steps!r}.")
 
+    @property
+    def asked(self) -> Sequence[float]:
+        """The fractions that mask images: the maps as they are too, where ADCC is measured."""
+        own = tuple(self.fractions) if "masking" in self.measures else ()
+        return own if "adcc" not in self.measures or 1.0 in own else (*own, 1.0)
+
+    @property
+    def spaces(self) -> Sequence[str]:
+        """What the map multiplies where coherency is measured, as its columns end: "" for pixels, "_normalised"."""
+        pixels = {"adcc", "arcc"} & set(self.measures)
+        return ("",) * bool(pixels) + ("_normalised",) * ("adcc-normalised" in self.measures)
+
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
         """The context of the classifier's and the explainers' passes."""
         if self.precision == "float32":
@@ -92,8 +107,9 @@ def measure(
     """{explainer: {column: values (B,), on the CPU}} for images (B, 3, H, W) in [0, 1] and, perhaps, masks (B, H, W).
 
     Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, correlation, pointing (with masks);
-    sparsity; insertion and deletion (areas), insertion_0 ... (after each step); morf_10 ..., lerf_10 ... (whether the
-    prediction is still the same without the most or least relevant 10 % ...).
+    coherency, undefined (whether it is, then coherency is 0), coherency_normalised ..., complexity, road;
+    single_deletion, single_deletion_undefined; sparsity; insertion and deletion (areas), insertion_0 ... (after each
+    step); morf_10 ..., lerf_10 ... (whether the prediction is still the same without the most or least relevant 10 %).
     Raises `InputError` for pixels outside [0, 1], and maps and answers that are not finite, naming explainer and image.
     """
     at_once, parts = _at_once(pixels), []
@@ -128,14 +144,25 @@ def _measure(
         found, logits = explained(explainers, classifier, pixels)
     raw, logits = {name: maps for name, (maps,) in found.items()}, logits.float()
     classes = logits.argmax(1)
-    clean = baseline.scores(logits, classes, "probability")
+    clean = scores(logits, classes, "probability")
     maps = {name: normalise_and_upsample(found, pixels.shape[2:]) for name, found in raw.items()}
-    answers = _ask(classifier, _questions(plan, maps, pixels, ids), classes, plan)
+    mean = classifier.normalise.mean.flatten()
+    answers = _ask(classifier, _questions(plan, maps, pixels, mean, ids), classes, plan)
     columns = {}
     for name, own in maps.items():
         said = answers.get(None, {}) | answers.get(name, {})
         columns[name] = {"class": classes, "probability": clean} | _of_answers(plan, clean, said)
         columns[name] |= _of_maps(plan, own, masks)
+        for space in plan.spaces:
+            masked = faithfulness.masked_images_unchecked(pixels, own, mean if space else None)
+            with torch.no_grad(), plan.autocast(pixels.device):
+                again = _called(explainers[name], name, masked, classes[:, None])[0]
+            alike = localisation.coherency_unchecked(own, normalise_and_upsample(again, pixels.shape[2:]))
+            columns[name] |= _or_undefined(f"coherency{space}", f"undefined{space}", alike)
+        if "single-deletion" in plan.measures:
+            drops = torch.stack([scores(logits, classes, "logit") - said[f"cell_{k}"][2] for k in range(CELLS**2)], 1)
+            found = faithfulness.single_deletion_unchecked(upsample(raw[name], pixels.shape[2:]), drops)
+            columns[name] |= _or_undefined("single_deletion", "single_deletion_undefined", found)
     seen = {("the classifier", "answer"): clean}
     seen |= {(name, "map"): _nan_unless(torch.isfinite(found)) for name, found in raw.items()}
     seen |= {(name, "finished map"): _nan_unless(torch.isfinite(own)) for name, own in maps.items()}
@@ -215,24 +242,24 @@ def _called(explainer: Explains, name: str, pixels: Tensor, classes: Tensor) -> 
 @torch.inference_mode()
 def _ask(
     classifier: Frozen, questions: Iterable[tuple[str | None, str, Tensor]], classes: Tensor, plan: Plan
-) -> dict[str | None, dict[str, tuple[Tensor, Tensor]]]:
+) -> dict[str | None, dict[str, tuple[Tensor, ...]]]:
     """What the classifier says of (explainer, column, images (B, 3, H, W)), classes (B,).
 
     Each question is a pass of its own, of as many images in the same order as the clean pass: on any processor the
     same arithmetic, so that an image which the map leaves as it was keeps its probability to the last bit.
-    Returns {explainer: {column: (probability of the class (B,), whether it is predicted (B,))}}.
+    Returns {explainer: {column: (probability of the class (B,), whether it is predicted (B,), its logit (B,))}}.
     """
-    answers: dict[str | None, dict[str, tuple[Tensor, Tensor]]] = {}
+    answers: dict[str | None, dict[str, tuple[Tensor, ...]]] = {}
     for name, column, images in questions:
         with plan.autocast(images.device):
             logits = classifier.answer(images.contiguous(memory_format=torch.channels_last)).float()
-        found = baseline.scores(logits, classes, "probability"), logits.argmax(1) == classes
+        found = scores(logits, classes, "probability"), logits.argmax(1) == classes, scores(logits, classes, "logit")
         answers.setdefault(name, {})[column] = found
     return answers
 
 
 def _questions(
-    plan: Plan, maps: dict[str, Tensor], pixels: Tensor, ids: Sequence[str]
+    plan: Plan, maps: dict[str, Tensor], pixels: Tensor, mean: Tensor, ids: Sequence[str]
 ) -> Iterator[tuple[str | None, str, Tensor]]:
     """(explainer, column, images) of all that the classifier is asked; None: the same for every explainer."""
     last = plan.steps
@@ -241,11 +268,14 @@ def _questions(
         yield None, "insertion_0", start
     if "deletion" in plan.measures:
         yield None, f"deletion_{last}", torch.zeros_like(pixels)
+    for cell in range(CELLS**2 * ("single-deletion" in plan.measures)):
+        yield None, f"cell_{cell}", faithfulness.without_cell(pixels, cell, mean)
     for name, own in maps.items():
-        if "masking" in plan.measures:
-            for fraction in plan.fractions:
-                kept = faithfulness.keep_top_unchecked(own, fraction)
-                yield name, masked_column(fraction), faithfulness.masked_images_unchecked(pixels, kept)
+        for fraction in plan.asked:
+            kept = faithfulness.keep_top_unchecked(own, fraction)
+            yield name, masked_column(fraction), faithfulness.masked_images_unchecked(pixels, kept)
+        if "adcc-normalised" in plan.measures:
+            yield name, "masked_normalised", faithfulness.masked_images_unchecked(pixels, own, mean)
         if {"insertion", "deletion"} & set(plan.measures):
             turns = faithfulness.perturbation_steps_unchecked(own, last)
             for step in range(1, last):
@@ -253,18 +283,20 @@ def _questions(
                     yield name, f"insertion_{step}", faithfulness.insertion(pixels, turns, step, start)
                 if "deletion" in plan.measures:
                     yield name, f"deletion_{step}", faithfulness.deletion(pixels, turns, step)
-    if "road" in plan.measures:
-        yield from _road(maps, pixels, ids)
+    yield from _road(plan, maps, pixels, ids)
 
 
-def _road(maps: dict[str, Tensor], pixels: Tensor, ids: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
-    """ROAD's questions; on a GPU one solve fills as many as fit into its memory, on a CPU one, for its cache."""
+def _road(plan: Plan, maps: dict[str, Tensor], pixels: Tensor, ids: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
+    """Questions of ROAD and ARCC; on a GPU one solve fills as many as fit into its memory, on a CPU one."""
     removed = {}
     for name, own in maps.items():
         turns = faithfulness.perturbation_steps_unchecked(own, 10)
-        for share in ROAD:
-            removed[name, f"morf_{share}"] = turns <= share // 10
-            removed[name, f"lerf_{share}"] = turns > 10 - share // 10
+        for measure, end, shares in (("road", "", ROAD), ("arcc", "arcc_", ARCC)):
+            for share in shares if measure in plan.measures else ():
+                removed[name, f"{end}morf_{share}"] = turns <= share // 10
+                removed[name, f"{end}lerf_{share}"] = turns > 10 - share // 10
+    if not removed:
+        return
     grain, keys = _grain(pixels, ids), list(removed)
     at_once = 1 if pixels.device.type == "cpu" else max(1, 2**24 // pixels[:, 0].numel())
     for start in range(0, len(keys), at_once):
@@ -286,9 +318,12 @@ def _grain(pixels: Tensor, ids: Sequence[str], deviation: float = 0.01) -> Tenso
     return deviation * torch.stack(noise).to(pixels.device, pixels.dtype, non_blocking=True)
 
 
-def _of_answers(plan: Plan, clean: Tensor, said: dict[str, tuple[Tensor, Tensor]]) -> Columns:
+def _of_answers(plan: Plan, clean: Tensor, said: dict[str, tuple[Tensor, ...]]) -> Columns:
     """Columns by what the classifier said of altered images, in the order of the measures."""
-    columns = {name: said[name][0] for name in map(masked_column, plan.fractions) if name in said}
+    columns = {name: said[name][0] for name in (*map(masked_column, plan.asked), "masked_normalised") if name in said}
+    if "arcc" in plan.measures:
+        gaps = [said[f"arcc_lerf_{share}"][0] - said[f"arcc_morf_{share}"][0] for share in ARCC]
+        columns["road"] = torch.stack(gaps).mean(0) / 2
     for kind, known in (("insertion", plan.steps), ("deletion", 0)):
         if kind in plan.measures:
             curve = [clean if k == known else said[f"{kind}_{k}"][0] for k in range(plan.steps + 1)]
@@ -307,7 +342,14 @@ def _of_maps(plan: Plan, maps: Tensor, masks: Tensor | None) -> Columns:
         columns["pointing"] = localisation.pointing_game_unchecked(maps, masks).long()
     if "sparsity" in plan.measures:
         columns["sparsity"] = localisation.sparsity_unchecked(maps)
+    if plan.spaces:
+        columns["complexity"] = localisation.complexity_unchecked(maps)
     return columns
+
+
+def _or_undefined(column: str, undefined: str, values: Tensor) -> Columns:
+    """A column with 0 where its values (B,) are NaN, and one that says where: a table holds numbers alone."""
+    return {column: values.nan_to_num(0), undefined: values.isnan().long()}
 
 
 def _nan_unless(good: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from ..explainers.perturbation import channels_last
 from ..maps import normalise_and_upsample
 from ..numerics import exact
 from ..progress import Progress, say
-from . import faithfulness, store
+from . import combined, faithfulness, store
 from .configuration import configuration, identity, sha256
 from .evaluation import of_blank, one_class
 from .measures import Columns, Explainers, Explains, Plan, measure
@@ -35,6 +35,7 @@ CONVENTION = (
     "predicted class, softmax probability, map before the sigmoid, min-max normalised, upsampled bilinearly, its top "
     "pixels with soft values times the pixels in [0, 1]"
 )
+COMBINED = ("ADCC", "ADCC defined", "ADCC normalised", "ARCC")  # of `combined.COMBINATIONS`, in summaries
 CONTROLS = ("centre", "random")  # of `compare`, in this order
 PERCENT = ("AD", "IC", "AG", "MoRF", "LeRF")
 
@@ -61,7 +62,10 @@ def score(
     - "overlap": iou, energy, correlation (with the mask), pointing, where the images have exact masks;
     - "sparsity": Gini index of the map;
     - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
-    - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ....
+    - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ...;
+    - "adcc": coherency (0, and undefined 1, where a map is constant), complexity, masked_100; "adcc-normalised": of
+      maps times the normalised image; "arcc": road for the drop. Each explains every masked image once more;
+    - "single-deletion": single_deletion, Spearman of map and drop of the logit over 16 cells (0 where undefined).
     precision: "float32", or "bfloat16" for the passes of classifier and explainers. workers: see `datasets.batches`.
     Returns a table with a row per explainer and image: explainer, image (id), class (predicted), probability, and
     those columns. Images that cannot be read are left out for all explainers, reported by name, and in
@@ -207,7 +211,10 @@ def _frame(name: str, ids: Sequence[str], columns: Columns) -> pd.DataFrame:
 
 
 def values_of(part: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{measure: value of each image} of one explainer's rows of `score`: AD, IC, AG, MoRF and LeRF in percent."""
+    """{measure: value of each image} of one explainer's rows of `score`: AD, IC, AG, MoRF and LeRF in percent.
+
+    What is undefined for an image is NaN in the measures that end in "defined", which leave it out, else 0.
+    """
     measures, clean = {}, torch.tensor(part["probability"].to_numpy())
     for column in [c for c in part if c.startswith("masked_")]:
         masked, top = torch.tensor(part[column].to_numpy()), column.removeprefix("masked_")
@@ -218,6 +225,15 @@ def values_of(part: pd.DataFrame) -> dict[str, np.ndarray]:
         measures["AG 100"] = faithfulness.average_gain(clean, masked).numpy()
     measures |= {t: part[t.lower()].to_numpy(float) for t in ("IoU", "energy", "pointing") if t.lower() in part}
     measures |= {t: part[t].to_numpy(float) for t in ("sparsity", "insertion", "deletion") if t in part}
+    measures |= {t: part[t].to_numpy(float) for t in ("coherency", "complexity") if t in part}
+    if "coherency_normalised" in part:
+        measures["coherency normalised"] = part.coherency_normalised.to_numpy(float)
+    for title, own in combined.COMBINATIONS.items():
+        if title in COMBINED and combined.known(part, own):
+            measures[title] = combined.join(combined.terms(part, own), own.mean)
+    if "single_deletion" in part:
+        measures["single deletion"] = part.single_deletion.to_numpy(float)
+        measures["single deletion defined"] = part.single_deletion.mask(part.single_deletion_undefined > 0).to_numpy()
     for title in ("MoRF", "LeRF"):
         columns = [c for c in part if c.startswith(f"{title.lower()}_")]
         if columns:
@@ -230,12 +246,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
     whose maximum lies in the mask); sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the percentage of
-    predictions that stay, mean of ROAD's levels.
+    predictions that stay, mean of ROAD's levels; coherency, complexity, ADCC and ARCC as in `combined.COMBINATIONS`,
+    "single deletion", each with 0 where it is undefined, and in "... defined" over the other images alone.
     Returns rows explainer, measure, reproduced, low, high, N.
     """
     rows = []
     for name, part in table.groupby("explainer", sort=False):
-        rows += [{"explainer": name, "measure": m} | average(values) for m, values in values_of(part).items()]
+        found = {m: values[~np.isnan(values)] for m, values in values_of(part).items()}
+        rows += [{"explainer": name, "measure": m} | average(values) for m, values in found.items() if len(values)]
     return pd.DataFrame(rows)
 
 
@@ -266,6 +284,9 @@ def compare(
             raise InputError(f"{name} and {rival} were not scored on the same images in the same order.")
         if name != rival:
             gap = values[name] - values[rival]
+            gap = gap[~np.isnan(gap)]  # of what both have
+            if not len(gap):
+                raise InputError(f"{measure}: there is no image for which it is defined of {name} and {rival}.")
             low, high = bootstrap(gap, seed=seed)
             found = {"difference": gap.mean(), "low": low, "high": high, HOLM: _sign_flips(gap, resamples, seed)}
             rows.append({"explainer": name, "against": rival} | found | {"N": len(gap)})

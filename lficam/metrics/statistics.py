@@ -1,6 +1,6 @@
 """Intervals of means and shares over the images of one run: Wilson's and the bootstrap. Holm's correction of p."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +33,14 @@ def bootstrap(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    of: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
     """Percentile bootstrap interval of the mean of per-image values: (low, high). Seeded, so it repeats.
 
     values (N,): low and high are numbers; (N, S): arrays (S,), all from the same resamples of the images.
     weights (N,): of a weighted mean; they are drawn together with the values.
+    of: the interval of a function of the S means instead: of the means of R resamples (R, S) its values, (R,),
+    of which those that are NaN do not count.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim not in (1, 2) or not values.size or not np.isfinite(values).all():
@@ -52,7 +55,11 @@ def bootstrap(
         np.matmul(counts.reshape(-1, 1, n), sums, out=part)  # a product for each, as many at once round differently
     drawn = drawn[:, 0]
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(drawn[:, :-1] / drawn[:, -1:], [tail, 100 - tail], axis=0)
+    means = drawn[:, :-1] / drawn[:, -1:]
+    if of is not None:
+        low, high = np.nanpercentile(of(means), [tail, 100 - tail])
+        return float(low), float(high)
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)
 
 

@@ -15,7 +15,7 @@ from lficam.errors import InputError
 from lficam.explainers import features
 from lficam.explainers.frozen import freeze
 from lficam.metrics import conventions, scoring, statistics
-from lficam.metrics.conventions import CONVENTIONS, Convention
+from lficam.metrics.conventions import CONVENTIONS, OTHERS, Convention
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,21 @@ def test_sums_by_hand():
     assert statistics.average(values, weights)["high"] == pytest.approx(50)
     values, weights = conventions.drops([0.8, 0.2], [0.4, 0.2], CONVENTIONS["papers"])
     assert statistics.average(values, weights)["reproduced"] == pytest.approx(25)
+
+
+def test_the_others(explainers, images):
+    values, weights = conventions.drops([0.8, 0.2, 0.5], [0.4, 0.2, 0.25], OTHERS["dropped"])
+    assert statistics.average(values, weights)["reproduced"] == pytest.approx(50)  # of two, not of three
+    assert statistics.average(*conventions.drops([0.2, 0.5], [0.2, 0.6], OTHERS["dropped"]))["high"] == 0
+    explainer = explainers["random"]
+    rows, drops = conventions.scores(explainer, images, OTHERS).set_index("convention"), []
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    for i in range(12):
+        mask = grown(explainer(images.pixels([i]))[0])
+        kept = (mask > mask.median()) * (images.pixels([i]) - mean) / std  # the other half is 0, the mean colour
+        k = rows.loc["top-half", "class"].iloc[i]
+        drops.append(features.run(explainer.classifier.network, kept).softmax(1)[0, k].item())
+    np.testing.assert_allclose(rows.masked["top-half"], drops, atol=1e-5)
 
 
 def test_maps_that_are_not_finite(classifier, images):

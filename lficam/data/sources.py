@@ -92,9 +92,9 @@ class Memory(Source):
 
     def draw(self, rows: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The augmentation of images: top, left int64 (B,) of the crop, from 0 to 2 pad, and whether to mirror it."""
-        draws = _draws(seed, rows, 3)
-        top, left = ((draws[:, i] % np.uint64(2 * self.pad + 1)).astype(np.int64) for i in (0, 1))
-        return top, left, (draws[:, 2] >= 2**63) & self.mirror
+        drawn = draws(seed, rows, 3)
+        top, left = ((drawn[:, i] % np.uint64(2 * self.pad + 1)).astype(np.int64) for i in (0, 1))
+        return top, left, (drawn[:, 2] >= 2**63) & self.mirror
 
     def feed(self, sha: "hashlib._Hash", rows: Tensor) -> None:
         _feed(sha, self.data, rows)
@@ -151,7 +151,7 @@ class Pictures(Source):
         if not augment:
             return functional.pil_to_tensor(self.plain(image))
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(_draws(seed, torch.tensor([row]), 1)[0, 0] >> np.uint64(1)))
+            torch.default_generator.manual_seed(int(draws(seed, torch.tensor([row]), 1)[0, 0] >> np.uint64(1)))
             return functional.pil_to_tensor(self.augmented(image))
 
     def _open(self, row):
@@ -254,7 +254,7 @@ def permutation(n: int, seed: int) -> Tensor:
     return torch.from_numpy(np.argsort(np.random.PCG64(seed % 2**64).random_raw(n), kind="stable"))
 
 
-def _draws(seed, rows, columns):
+def draws(seed: int, rows: Tensor, columns: int) -> np.ndarray:
     """Random uint64 (B, columns): a function of seed, row and column alone (SplitMix64, Steele et al. 2014)."""
     key = _mix(np.array([seed % 2**64], np.uint64))
     keys = _mix(key + rows.numpy().astype(np.uint64))

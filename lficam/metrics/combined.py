@@ -7,6 +7,7 @@ harmonic mean; ARCC (arXiv 2605.14641, in pytorch-grad-cam) has ROAD in place of
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -112,7 +113,7 @@ def combinations(table: pd.DataFrame, conventions: Mapping[str, Combination] = C
             continue
         values = average(join(found, c.mean))
         if c.average == "terms":
-            low, high = bootstrap(found.T, of=lambda means, c=c: join(means.T, c.mean))
+            low, high = bootstrap(found.T, of=functools.partial(join, mean=c.mean))
             values |= {"reproduced": float(join(found.mean(1), c.mean)), "low": low, "high": high}
         which = {"explainer": name, "convention": title, "description": c.description}
         rows.append(which | values | {"undefined": int(part[_columns(c)[1]].sum())})

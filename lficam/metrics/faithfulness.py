@@ -1,9 +1,9 @@
 """Faithfulness: what the classifier says of an image when the map decides what it sees, one value per image.
 
-Masking (Average Drop, Increase in Confidence, Average Gain), insertion and deletion, ROAD, and single deletion. The
-functions build the images and score the answers; running the classifier in between is the caller's. Averages and
-intervals are made in statistics.py. What ends in _unchecked takes values that are known to be good, so that a GPU need
-not wait for the look at them.
+Masking (Average Drop, Increase in Confidence, Average Gain), insertion and deletion, and ROAD. The functions build the
+images and score the answers; running the classifier in between is the caller's. Averages and intervals are made in
+statistics.py. What ends in _unchecked takes values that are known to be good, so that a GPU need not wait for the look
+at them.
 """
 
 import math
@@ -16,7 +16,6 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ..errors import InputError, choose
 from ..explainers import baseline
-from . import localisation
 from .checks import check_finite
 
 
@@ -199,44 +198,6 @@ def curve_area(scores: Tensor) -> Tensor:
 
 def curve_area_unchecked(scores: Tensor) -> Tensor:
     return torch.trapezoid(scores.double(), dim=1) / (scores.shape[1] - 1)
-
-
-CELLS = 4  # a side, of the single-deletion score
-
-
-def single_deletion(maps: Tensor, drops: Tensor) -> Tensor:
-    """Whether the cells of a grid matter as the map says: maps (N, H, W), drops (N, 16) -> (N,) in [-1, 1].
-
-    Spearman's correlation of what the map holds in each cell of a 4 x 4 grid, summed, signs and all, with how far the
-    class's logit falls when that cell alone is deleted (`without_cell`), row by row. NaN where either is constant.
-    Of a classifier that saw such images in training (`sources.in_domain`) it compares across classifiers: IDSDS.
-    Raises `InputError` for shapes that do not fit and values that are not finite.
-    Hesse et al. (Benchmarking the Attribution Quality of Vision Models, NeurIPS 2024).
-    """
-    _check_maps(maps)
-    if drops.shape != (len(maps), CELLS**2):
-        raise InputError(f"drops: expected one a cell, ({len(maps)}, {CELLS**2}), got {tuple(drops.shape)}.")
-    check_finite(drops, "drops")
-    return single_deletion_unchecked(maps, drops)
-
-
-def single_deletion_unchecked(maps: Tensor, drops: Tensor) -> Tensor:
-    rows, columns = (F.one_hot(torch.arange(n, device=maps.device) * CELLS // n).double() for n in maps.shape[1:])
-    cells = rows.mT @ maps.double() @ columns
-    known = [(x.amax((1, 2)) > x.amin((1, 2))) for x in (maps, drops[:, None])]
-    found = localisation.rank_correlation_unchecked(cells, drops.view_as(cells))
-    return torch.where(known[0] & known[1], found, torch.nan)
-
-
-def without_cell(pixels: Tensor, cell: int | Tensor, fill: Sequence[float] | Tensor) -> Tensor:
-    """Images (N, 3, H, W) without one of the 16 cells of a 4 x 4 grid: cell, an index row by row, or one an image (N,).
-
-    fill: 3 numbers in [0, 1], the colour in its place; the authors' is the mean colour, 0 after normalisation.
-    """
-    rows, columns = (torch.arange(n, device=pixels.device) * CELLS // n for n in pixels.shape[2:])
-    own = (rows[:, None] * CELLS + columns) == torch.as_tensor(cell, device=pixels.device).reshape(-1, 1, 1)
-    fill = torch.as_tensor(fill, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-    return torch.where(own[:, None], fill, pixels)
 
 
 def road_impute(

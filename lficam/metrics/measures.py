@@ -20,11 +20,10 @@ from ..explainers.features import tap
 from ..explainers.frozen import Frozen
 from ..explainers.learned import Explainer
 from ..maps import ROUNDING, normalise_and_upsample, upsample
-from . import faithfulness, localisation
+from . import faithfulness, localisation, single_deletion
 from .checks import check_finite
-from .faithfulness import CELLS
 
-MEASURES = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
+MEASURES: tuple[str, ...] = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
 MEASURES += ("adcc", "adcc-normalised", "arcc", "single-deletion")
 PRECISIONS = ("float32", "bfloat16")
 Columns = dict[str, Tensor]
@@ -160,9 +159,10 @@ def _measure(
             alike = localisation.coherency_unchecked(own, normalise_and_upsample(again, pixels.shape[2:]))
             columns[name] |= _or_undefined(f"coherency{space}", f"undefined{space}", alike)
         if "single-deletion" in plan.measures:
-            drops = torch.stack([scores(logits, classes, "logit") - said[f"cell_{k}"][2] for k in range(CELLS**2)], 1)
-            found = faithfulness.single_deletion_unchecked(upsample(raw[name], pixels.shape[2:]), drops)
-            columns[name] |= _or_undefined("single_deletion", "single_deletion_undefined", found)
+            after = torch.stack([said[f"cell_{k}"][2] for k in range(single_deletion.CELLS**2)], 1)
+            drops = scores(logits, classes, "logit")[:, None] - after
+            agree = single_deletion.agreement_unchecked(upsample(raw[name], pixels.shape[2:]), drops)
+            columns[name] |= _or_undefined("single_deletion", "single_deletion_undefined", agree)
     seen = {("the classifier", "answer"): clean}
     seen |= {(name, "map"): _nan_unless(torch.isfinite(found)) for name, found in raw.items()}
     seen |= {(name, "finished map"): _nan_unless(torch.isfinite(own)) for name, own in maps.items()}
@@ -268,8 +268,8 @@ def _questions(
         yield None, "insertion_0", start
     if "deletion" in plan.measures:
         yield None, f"deletion_{last}", torch.zeros_like(pixels)
-    for cell in range(CELLS**2 * ("single-deletion" in plan.measures)):
-        yield None, f"cell_{cell}", faithfulness.without_cell(pixels, cell, mean)
+    for cell in range(single_deletion.CELLS**2 * ("single-deletion" in plan.measures)):
+        yield None, f"cell_{cell}", single_deletion.without_cell(pixels, cell, mean)
     for name, own in maps.items():
         for fraction in plan.asked:
             kept = faithfulness.keep_top_unchecked(own, fraction)

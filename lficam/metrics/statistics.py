@@ -39,7 +39,7 @@ def bootstrap(
 
     values (N,): low and high are numbers; (N, S): arrays (S,), all from the same resamples of the images.
     weights (N,): of a weighted mean; they are drawn together with the values.
-    of: the interval of a function of the S means instead: of the means of R resamples (R, S) its values, (R,),
+    of: the interval of a function of the S means instead: of the means of R resamples (S, R) its values, (R,),
     of which those that are NaN do not count.
     """
     values = np.asarray(values, dtype=np.float64)
@@ -57,7 +57,7 @@ def bootstrap(
     tail = 100 * (1 - confidence) / 2
     means = drawn[:, :-1] / drawn[:, -1:]
     if of is not None:
-        low, high = np.nanpercentile(of(means), [tail, 100 - tail])
+        low, high = np.nanpercentile(of(means.T), [tail, 100 - tail])
         return float(low), float(high)
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return (float(low[0]), float(high[0])) if values.ndim == 1 else (low, high)

@@ -12,7 +12,7 @@ import lficam
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
 from lficam.maps import normalise_and_upsample
-from lficam.metrics import combined, faithfulness, localisation, scoring
+from lficam.metrics import combined, faithfulness, localisation, scoring, single_deletion
 from lficam.metrics.combined import COMBINATIONS, Combination, join
 
 MEASURES = ("adcc", "adcc-normalised", "arcc", "single-deletion")
@@ -159,13 +159,13 @@ def test_single_deletion_of_the_authors():
     mean, clean = classifier.normalise.mean.flatten(), classifier(pixels)
     drops = []
     for cell in range(16):
-        altered = classifier.answer(faithfulness.without_cell(pixels, cell, mean))
+        altered = classifier.answer(single_deletion.without_cell(pixels, cell, mean))
         drops.append(faithfulness.class_scores(clean, labels, "logit"))
         drops[-1] -= faithfulness.class_scores(altered, labels, "logit")
     drops = torch.stack(drops, 1)
     torch.testing.assert_close(drops, content["output_drop_per_cell"], atol=1e-5, rtol=0)
     for name, result in content["results"].items():
-        found = faithfulness.single_deletion(result["attribution"][:, 0], drops)
+        found = single_deletion.agreement(result["attribution"][:, 0], drops)
         torch.testing.assert_close(found, result["spearman_per_image"], atol=1e-6, rtol=0, equal_nan=True)
         assert found.nanmean().item() == pytest.approx(result["score"], abs=1e-6), name
 
@@ -174,15 +174,15 @@ def test_single_deletion_is_a_column(own, table):
     images, explainers = own
     pixels, classifier = images.pixels(range(4)), explainers["grad-cam"].classifier
     classes, mean = classifier(pixels).argmax(1), classifier.normalise.mean.flatten()
-    said = [classifier.answer(faithfulness.without_cell(pixels, cell, mean)) for cell in range(16)]
+    said = [classifier.answer(single_deletion.without_cell(pixels, cell, mean)) for cell in range(16)]
     drops = torch.stack([(classifier(pixels) - one).gather(1, classes[:, None])[:, 0] for one in said], 1)
     maps = torch.nn.functional.interpolate(explainers["grad-cam"](pixels)[:, None], (32, 32), mode="bilinear")[:, 0]
     part = table[table.explainer == "grad-cam"]
-    np.testing.assert_allclose(part.single_deletion, faithfulness.single_deletion(maps, drops), atol=1e-6)
+    np.testing.assert_allclose(part.single_deletion, single_deletion.agreement(maps, drops), atol=1e-6)
     rows = scoring.summary(table).set_index(["explainer", "measure"])
     assert rows.N["grad-cam", "single deletion"] == rows.N["grad-cam", "single deletion defined"] == 4
     with pytest.raises(InputError, match=r"drops: expected one a cell, \(4, 16\), got \(4, 9\)"):
-        faithfulness.single_deletion(maps, drops[:, :9])
+        single_deletion.agreement(maps, drops[:, :9])
 
 
 def test_a_constant_map_is_counted(own):
@@ -198,3 +198,21 @@ def test_a_constant_map_is_counted(own):
     assert rows.reproduced[["ADCC", "ARCC", "coherency", "complexity", "single deletion"]].tolist() == [0] * 5
     assert not {"ADCC defined", "single deletion defined"} & set(rows.index)
     assert dataclasses.asdict(COMBINATIONS["ADCC"])["undefined"] == "zero"
+
+
+def test_in_domain():
+    """Every other image that is read for training lacks one cell, another in each epoch; validation sees it whole."""
+    images = lficam.images(torch.full((200, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(200, dtype=torch.long), "ab")
+    images = dataclasses.replace(images, mean=(0.25, 0.5, 1))
+    found = single_deletion.in_domain(images)
+    assert torch.equal(found.pixels(range(200)), images.pixels(range(200)))
+    assert found.digest != images.digest
+    first, again, other = (found.pixels(range(200), augment=True, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    whole = images.pixels(range(200), augment=True, seed=1)
+    gone = (first != whole).any(1)
+    assert 70 < gone.any(2).any(1).sum() < 130
+    cells = torch.nn.functional.avg_pool2d(gone.double()[:, None], 2).flatten(1)
+    assert set(cells.sum(1).tolist()) == {0, 1}
+    assert (cells.sum(0) > 0).all()

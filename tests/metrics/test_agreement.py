@@ -1,0 +1,114 @@
+"""Rankings of explainers by metrics and by the mask: against scipy's outputs, and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from networks import golden_outputs
+from scipy import stats
+
+from lficam.errors import InputError
+from lficam.metrics import agreement, scoring
+from lficam.metrics.agreement import kendall
+
+
+@pytest.fixture(scope="module")
+def golden():
+    content = golden_outputs("meta_evaluation")
+    return content | {name: content[name].numpy() for name in ("truth_explainer_x_image", "bootstrap_image_indices")}
+
+
+def as_table(columns):
+    """Values {column: (E, N)} as a table of scores."""
+    explainers, count = next(iter(columns.values())).shape
+    parts = [
+        pd.DataFrame({"explainer": f"e{e}", "image": range(count), "probability": 0.5})
+        .assign(**{name: values[e] for name, values in columns.items()})
+        for e in range(explainers)
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_tau_is_scipys(golden):
+    truth = golden["truth_explainer_x_image"]
+    for name, values in golden["metrics"].items():
+        wanted, tau = golden["per_metric"][name], kendall(values.numpy().T, truth.T)
+        np.testing.assert_allclose(tau, wanted["kendall_b_per_image"], atol=1e-6)
+        assert kendall(values.numpy().mean(1), truth.mean(1)) == pytest.approx(wanted["kendall_b_of_means"])
+        drawn = golden["bootstrap_image_indices"]
+        of_means = kendall(values.numpy()[:, drawn].mean(2).T, truth[:, drawn].mean(2).T)
+        found = np.percentile(of_means, [2.5, 50, 97.5])
+        np.testing.assert_allclose(found, wanted["bootstrap_kendall_of_means_2.5_50_97.5"], atol=1e-9)
+    rng = np.random.default_rng(0)
+    for a, b in rng.integers(4, size=(20, 2, 7)):
+        assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic, nan_ok=True)
+
+
+def test_agreement_of_a_table(golden):
+    """sparsity stands for a metric: higher is better, no other column is needed; of deletion less is better."""
+    names = {
+        "good": "sparsity",
+        "constant_on_image0": "insertion",
+        "reversed": "deletion",
+    }
+    columns = {column: golden["metrics"][name].numpy() for name, column in names.items()}
+    table = as_table(columns | {"energy": golden["truth_explainer_x_image"]})
+    rows = agreement.agreement(table).set_index(["measure", "ranking"])
+    for name, column in names.items():
+        wanted, sign = golden["per_metric"][name], -1 if column == "deletion" else 1
+        mean = sign * wanted["kendall_b_mean_over_images"]
+        assert rows.reproduced[column, "per image"] == pytest.approx(mean, abs=1e-6)
+        assert rows.reproduced[column, "of means"] == pytest.approx(sign * wanted["kendall_b_of_means"])
+        assert (rows.low <= rows.reproduced).all()
+        assert (rows.reproduced <= rows.high).all()
+    assert rows.N["insertion", "per image"] == 11
+    lost = rows.reproduced["insertion", "per image"] * 11 / 12
+    assert rows.reproduced["insertion", "undefined 0"] == pytest.approx(lost)
+    assert agreement.agreement(table, measures=["sparsity"]).ranking.tolist() == list(agreement.CHANCE)
+    order = golden["metric_names"]
+    between = agreement.between([table, table], measures=list(names.values()))
+    means = agreement.between([table], "of means", list(names.values()))
+    for a, ours in names.items():
+        for b, other in names.items():
+            sign = (-1) ** ((ours == "deletion") + (other == "deletion"))
+            at = order.index(a), order.index(b)
+            wanted = golden["between_metrics_mean_kendall_b_per_image"][at].item()
+            assert between.loc[ours, other] == pytest.approx(sign * wanted, abs=1e-6)
+            wanted = golden["between_metrics_kendall_b_of_means"][at].item()
+            assert means.loc[ours, other] == pytest.approx(sign * wanted)
+
+
+def test_pairs_by_hand():
+    table = as_table({"sparsity": np.array([[1, 1.0], [2, 1], [3, 0]]), "energy": np.array([[0, 0.0], [1, 0], [2, 1]])})
+    pairs = agreement.agreement(table).set_index("ranking").loc["pairs"]
+    assert pairs.reproduced == pytest.approx(3 / 5)  # 3 of 3; of the second image two pairs, both the other way round
+    table["energy"] = 0.0
+    assert agreement.agreement(table).empty
+
+
+def test_over_seeds():
+    rng = np.random.default_rng(1)
+    truth = rng.random((5, 30))
+    noisy = [truth + 0.3 * rng.random((5, 30)) for _ in range(3)]
+    tables = [as_table({"sparsity": own, "deletion": own, "energy": truth}) for own in noisy]
+    rows = agreement.over_seeds(tables).set_index(["measure", "ranking"])
+    assert rows.S.tolist() == [3] * len(rows)
+    assert rows.above["sparsity"].tolist() == [3] * 4
+    assert rows.above["deletion"].tolist() == [0] * 4
+    single = [agreement.agreement(table).reproduced[0] for table in tables]
+    assert rows.reproduced["sparsity", "per image"] == pytest.approx(np.mean(single))
+    assert (rows.low <= rows.reproduced).all()
+
+
+def test_errors():
+    table = as_table({"sparsity": np.eye(2), "energy": np.eye(2)})
+    assert scoring.summary(table).measure.unique().tolist() == ["energy", "sparsity"]
+    with pytest.raises(InputError, match="at least two explainers, scored on the same images"):
+        agreement.agreement(table[table.explainer == "e0"])
+    with pytest.raises(InputError, match="at least two explainers, scored on the same images"):
+        agreement.agreement(table.drop(index=0))
+    with pytest.raises(InputError, match="Unknown measure 'IoU'"):
+        agreement.agreement(table, "IoU")
+    with pytest.raises(InputError, match="Unknown ranking 'pairs'"):
+        agreement.between([table], "pairs")
+    with pytest.raises(InputError, match="scores of at least two seeds, got 1"):
+        agreement.over_seeds([table])

@@ -35,7 +35,7 @@ from lficam.lab.explore.explorer import explore
 from lficam.lab.graph import plan
 from lficam.lab.graph.reproduce import gpu_names
 from lficam.lab.notebooks import run
-from lficam.metrics import dumps, evaluation, faithfulness, localisation, scoring
+from lficam.metrics import agreement, combined, dumps, evaluation, faithfulness, localisation, scoring
 from lficam.models import checkpoints
 from lficam.training import jobs, lr_range, recipes
 
@@ -80,10 +80,10 @@ class Held(networks.Small):
 
 
 class Pair(networks.Small):
-    """A classifier that returns two things."""
+    """A classifier that returns two things, of which either may be the logits."""
 
     def forward(self, x):
-        return super().forward(x), x
+        return super().forward(x), super().forward(x)
 
 
 class Code:
@@ -282,6 +282,16 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a function for a network", "function", lambda p: base(lambda x: x, "rise")),
     ("a class of networks", "Small", lambda p: freeze(networks.Small)),
     ("a network of two outputs", "Pair", lambda p: freeze(Pair(), size=32)),
+    ("a network of one output", "regression", lambda p: freeze(small(1), size=32)),
+    ("outputs misspelt", "'label'", lambda p: freeze(small(), size=32, outputs="label")),
+    (
+        "scores of a regression",
+        "score=",
+        lambda p: p.score({"rise": base(freeze(small(1), outputs="regression"), "rise")}),
+    ),
+    ("a target that is one number", "one score an image", lambda p: p.grad(p.pixels, lambda y: y.sum())),
+    ("a target that is NaN", "finite", lambda p: p.grad(p.pixels, lambda y: y[:, 0] * NAN)),
+    ("a target misspelt", "'margins'", lambda p: p.grad(p.pixels, "margins")),
     ("a network that is no classifier", "Conv2d", lambda p: freeze(nn.Conv2d(3, 8, 3), size=32)),
     ("a network of another image size", "Flat", lambda p: freeze(Flat(), size=64)),
     ("a network and size 0", "size", lambda p: freeze(small(), size=0)),
@@ -406,6 +416,8 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a blank that is a word", "'grey'", lambda p: evaluation.of_blank(p.net, 32, "grey")),
     ("compared by no such measure", "'AD 20'", lambda p: scoring.compare(p.score(), "AD 20")),
     ("compared without a control", "none was scored", lambda p: scoring.compare(p.score(), "AD 100")),
+    ("joined scores without coherency", "adcc", lambda p: combined.combinations(p.score())),
+    ("a ranking of one explainer", "two explainers", lambda p: agreement.agreement(p.score())),
     ("a shard without a file", "path", lambda p: p.score(shard=(0, 2), batch_size=3)),
     ("a shard that begins anew", "fresh", lambda p: p.score(path="a.csv", shard=(0, 2), batch_size=3, fresh=True)),
     ("maps as an earlier version kept them", "d.npz", lambda p: dumps.open_dump(p.file("d.npz", b"PK"))),

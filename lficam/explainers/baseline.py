@@ -5,16 +5,18 @@ and RISE in perturbation.py, by masked images; controls in controls.py. registry
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, positive
+from ..errors import InputError, choose, positive
 from ..maps import at_least_float32, check_finite
 from ..numerics import exact
 from .features import Layer, choose_layers, suggest, tap
 from .frozen import Frozen
+from .targets import Target, margin, of_function
 
 SCORES = ("logit", "probability")
 
@@ -32,6 +34,7 @@ class Baseline:
 
     forward_passes = 1
     counted = 0
+    any_target = False  # whether the method explains scores that are no class's, too
     layer: Layer
     _shown: Self | None = None
 
@@ -43,16 +46,44 @@ class Baseline:
     def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:
         """Raw maps (B, h, w) for pixels (B, 3, H, W) in [0, 1]: of the classes `target` (B,), else of the predicted.
 
+        target may be a function of logits (B, K), differentiable for methods by gradients, that gives one score an
+        image, (B,), or several, (B, S), of which the maps are (B, S, h, w); or "margin", the logit of the first class
+        minus that of the second. They stand for the class's logit or probability, whatever the method's options.
         Pixels and classes may be on any device, the maps are on the classifier's. Raises `InputError` for pixels of
         another shape or outside [0, 1], for classes that do not exist, and for maps that are not finite.
         """
         pixels = self.classifier.normalise.enter(pixels)
-        target = None if target is None else self.classifier.check_classes(target, len(pixels))
         with torch.inference_mode(), self.classifier.fitting(pixels):
-            maps = self._once()._maps(pixels.contiguous(memory_format=torch.channels_last), target)
-        return check_finite(maps).clone()  # a tensor like any other, also outside inference mode
+            once = self._once()
+            found, several = once._targets(pixels, target)
+            laid = pixels.contiguous(memory_format=torch.channels_last)
+            maps = [once._maps(laid, cast(Tensor | None, one)) for one in found]
+        return check_finite(torch.stack(maps, 1) if several else maps[0]).clone()  # also outside inference mode
 
     attribute = __call__
+
+    def _targets(self, pixels: Tensor, target: Any) -> tuple[Sequence[Tensor | Target | None], bool]:
+        """What `_maps` is called for, one after the other, and whether the target has several scores."""
+        classifier = self.classifier
+        if isinstance(target, str) or callable(target):
+            if not self.any_target:
+                raise InputError(
+                    f"target: {type(self).__name__} explains classes, so it takes their indices: give these, or use "
+                    "grad-cam, layer-cam, score-cam, ablation-cam or rise."
+                )
+            if callable(target):
+                return of_function(target, torch.zeros(len(pixels), classifier.num_classes).to(pixels))
+            choose("target", target, ("margin",))
+        elif classifier.outputs in ("classes", "binary") or not self.any_target:
+            return [None if target is None else classifier.check_classes(target, len(pixels))], False
+        if target is None or isinstance(target, str):
+            logits = classifier.answer(pixels)
+            self._count(len(logits))
+            if target is not None:
+                return [margin(logits)], False
+            target = logits.argmax(1)
+        target = classifier.check_classes(target, len(pixels))
+        return [Target(lambda logits, kind, own: scores(logits, own, kind, classifier), target)], False
 
     def _maps(self, pixels: Tensor, target: Tensor | None) -> Tensor:
         """Raw maps (B, h, w) for checked pixels and classes; None: of the predicted classes. In inference mode."""
@@ -83,13 +114,17 @@ class Baseline:
         return maps, logits
 
 
-def scores(logits: Tensor, target: Tensor, kind: str) -> Tensor:
+def scores(logits: Tensor, target: Tensor | Target, kind: str, classifier: Frozen | None = None) -> Tensor:
     """What logits (N, K) say of the classes (N,) or (1,), as the kind "logit" or "probability": (N,), single or double.
 
+    classifier: whose probabilities, by default those of classes that exclude each other.
     A class that cannot be (probability 0) scores 0: its maps are constant, not NaN.
     """
     values = at_least_float32(logits)
-    values = values.softmax(1) if kind == "probability" else values
+    if isinstance(target, Target):
+        return target(values, kind)
+    if kind == "probability":
+        values = values.softmax(1) if classifier is None else classifier.probabilities(values)
     return values.gather(1, target.expand(len(values))[:, None])[:, 0]
 
 

@@ -21,6 +21,8 @@ class GradCAM(Baseline):
     A method that differs in what it explains has its own `explained`, in how it joins maps and gradients its `combine`.
     """
 
+    any_target = True
+
     def __init__(self, classifier: Frozen, layer: str | None = None, score: str = "logit") -> None:
         super().__init__(classifier)
         self.layer, self.score = find_layer(classifier, layer), choose("score", score, SCORES)
@@ -99,6 +101,8 @@ class AblationCAM(Baseline):
     The weight of F_k is how much of y is lost without it; what is before the layer runs on one image.
     score: y, the "logit", which where it is negative turns the map over, or the "probability".
     """
+
+    any_target = True
 
     def __init__(
         self, classifier: Frozen, layer: str | None = None, score: str = "logit", batch_size: int | None = None

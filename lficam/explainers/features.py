@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,15 +41,20 @@ class Layer:
     calls: int = 1
     pools: bool = False
 
-    def maps(self, output: Tensor, multiply: bool = False) -> Tensor:
-        """The layer's output as feature maps (B, C, h, w); multiply: tokens times their class token (T-TAME)."""
+    def maps(self, output: Tensor, multiply: bool = False, aspect: float = 1.0) -> Tensor:
+        """The layer's output as feature maps (B, C, h, w); multiply: tokens times their class token (T-TAME).
+
+        aspect: height over width of the images, which says how many rows of tokens there are.
+        """
         if self.kind == "channels-last":
             output = output.permute(0, 3, 1, 2)
         elif self.kind == "tokens":
             grid = output[:, self.extra :]
             grid = grid * output[:, :1] if multiply else grid
-            side = math.isqrt(grid.shape[1])
-            output = grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+            rows = max(1, round(math.sqrt(grid.shape[1] * aspect * self.height / self.width)))
+            if grid.shape[1] % rows:
+                raise InputError(f"Layer {self.name!r}: {grid.shape[1]} tokens are no grid in the shape of the image.")
+            output = grid.transpose(1, 2).unflatten(2, (rows, -1))
         return output.clone() if self.reused else output
 
     def restore(self, maps: Tensor, output: Tensor) -> Tensor:
@@ -91,8 +96,18 @@ def hooked(hooks: Collection[tuple[nn.Module, Callable]]) -> Iterator[None]:
 
 def run(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of normalised images. Classifiers of ours normalise inside, so they are entered behind that."""
-    output = getattr(network, "classify_and_attend", network)(images)
-    return getattr(output, "logits", output)
+    return logits_of(getattr(network, "classify_and_attend", network)(images))
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a network returns: itself, its `.logits` or ["logits"], the only (B, K) in tuple or dict."""
+    output = getattr(output, "logits", output)
+    if isinstance(output, Mapping):
+        output = output.get("logits", tuple(output.values()))
+    if isinstance(output, (tuple, list)):
+        flat = [part for part in output if torch.is_tensor(part) and part.ndim == 2]
+        output = flat[0] if len(flat) == 1 else output
+    return output
 
 
 def tap(
@@ -111,10 +126,12 @@ def tap(
     of the maps of that layer. multiply: see `Layer.maps`; raw: the layers' outputs as they are, not as maps.
     """
     found: list[Tensor] = []
+    aspect = images.shape[2] / images.shape[3]
 
     def hook(layer: Layer) -> Callable:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:  # noqa: ARG001 - torch's signature
-            found.append((output.clone() if layer.reused else output) if raw else layer.maps(output, multiply))
+            whole = output.clone() if layer.reused and raw else output
+            found.append(whole if raw else layer.maps(output, multiply, aspect))
             if len(found) == len(layers):
                 if stop:
                     raise _Enough
@@ -155,16 +172,20 @@ def spatial_layers(network: nn.Module, images: Tensor) -> tuple[list[Layer], Any
     modules = dict(network.named_modules())
     with hooked([(m, keep(name)) for name, m in modules.items() if name and not isinstance(m, nn.Identity)]):
         logits = run(network, images.clone())
-    layers = []
+    layers: list[Layer] = []
     for name, (output, before) in outputs.items():
-        if len(output) == len(images) and (shape := _places(output)):
+        grids = [(x.height >> k, x.width >> k) for x in reversed(layers) if x.kind == "maps" for k in range(4)]
+        if len(output) == len(images) and (shape := _places(output, grids)):
             pools = isinstance(modules[name], POOLING)
             layers.append(Layer(name, *shape, reused=version(output) != before, calls=calls[name], pools=pools))
     return layers, logits
 
 
-def _places(output: Tensor) -> tuple[str, int, int, int, int] | None:
-    """(kind, C, h, w, extra tokens) of a layer's output, or None where it has no places."""
+def _places(output: Tensor, grids: Sequence[tuple[int, int]] = ()) -> tuple[str, int, int, int, int] | None:
+    """(kind, C, h, w, extra tokens) of a layer's output, or None where it has no places.
+
+    grids: (h, w) that its tokens may have, those of the maps before it and parts of them; else they are a square.
+    """
     shape = output.shape
     if len(shape) == 4 and shape[1] == shape[2] != shape[3] and shape[1] > 1:
         return "channels-last", shape[3], shape[1], shape[2], 0
@@ -172,8 +193,9 @@ def _places(output: Tensor) -> tuple[str, int, int, int, int] | None:
         return "maps", shape[1], shape[2], shape[3], 0
     if len(shape) == 3:
         side = math.isqrt(shape[1])
-        if side > 1 and shape[1] - side**2 <= 8:  # class, distillation and register tokens come first
-            return "tokens", shape[2], side, side, shape[1] - side**2
+        for height, width in (*grids, (side, side)):  # class, distillation and register tokens come first
+            if min(height, width) > 1 and 0 <= shape[1] - height * width <= 8:
+                return "tokens", shape[2], height, width, shape[1] - height * width
     return None
 
 

@@ -7,9 +7,10 @@ freeze(my_module, mean=(...), std=(...))            # takes normalised images, r
 """
 
 import contextlib
+import copy
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,20 @@ from ..models.registry import FAMILIES
 from ..numerics import exact
 from . import features
 
+# What K outputs are: how they become probabilities.
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "classes": lambda logits: logits.softmax(1),  # of which one is right
+    "binary": lambda logits: logits.softmax(1),  # one logit z, taken as those of two classes, -z / 2 and z / 2
+    "labels": torch.sigmoid,  # of which any number are right
+    "regression": lambda values: values,  # numbers, of which none is a probability
+}
+
 
 class Frozen(nn.Module):
     """A classifier that is never trained: pixels (B, 3, H, W) in [0, 1] -> logits (B, K).
 
     network: what takes normalised images; num_classes: K; size: of the image that its `layers` (features.Layer) were
-    listed with; classes: K names, or None; card: how to find it again.
+    listed with; classes: K names, or None; card: how to find it again; outputs: what the K logits are, see `freeze`.
     Called with pixels outside [0, 1] it raises `InputError`; noise may make such pixels, `answer` takes them.
     """
 
@@ -48,9 +57,12 @@ class Frozen(nn.Module):
         size: int,
         card: dict[str, Any],
         classes: Sequence[str] | None = None,
+        outputs: str = "classes",
     ) -> None:
         super().__init__()
         _check_weights(network)
+        self.outputs = choose("outputs", outputs, tuple(OUTPUTS))
+        network = two_sided(network) if outputs == "binary" else network
         self.network = steady(network.eval().requires_grad_(False))
         like = next(network.parameters(), torch.zeros(()))
         self.normalise = Normalise(mean, std).to(like)
@@ -58,17 +70,20 @@ class Frozen(nn.Module):
         try:
             self.layers, logits = features.spatial_layers(network, torch.zeros(2, 3, size, size).to(like))
         except (RuntimeError, ValueError, AssertionError) as error:
-            if "memory" in str(error) or "CUDA error" in str(error):
+            if isinstance(error, InputError) or "memory" in str(error) or "CUDA error" in str(error):
                 raise
             why = "" if isinstance(error, RuntimeError) and _of_sizes(error) else f" ({reason(error)})"
             raise InputError(
                 f"{type(network).__name__} cannot classify an image of {size} x {size}{why}: if it takes images of "
                 "another size, give it as size= (--size)."
             ) from error
-        if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
+        if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < (2 if outputs == "classes" else 1):
             found = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+            single = torch.is_tensor(logits) and logits.ndim == 2 and logits.shape[1] == 1
+            advice = ', or one output and outputs="binary" or outputs="regression" in freeze' * single
             raise InputError(
-                f"{type(network).__name__} returns {found}: a classifier has to return logits (B, K) of K >= 2 classes."
+                f"{type(network).__name__} returns {found}: a classifier has to return logits (B, K) of K >= 2 classes"
+                f', alone, as .logits, under "logits" in a dict, or as the only tensor of that shape{advice}.'
             )
         self.num_classes = logits.shape[1]
         self.classes = None if classes is None else tuple(classes)
@@ -100,6 +115,10 @@ class Frozen(nn.Module):
     def answer(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) of pixels (B, 3, H, W) that were masked or made noisy, and are not looked at."""
         return features.run(self.network, self.normalise(pixels))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What logits (B, K) say as probabilities, by `outputs`; the values themselves of a regression."""
+        return OUTPUTS[self.outputs](logits)
 
     def check_classes(self, classes: Any, count: int | None = None) -> Tensor:
         """Class indices as a tensor on the device; `InputError` for those that do not exist, or are not `count`."""
@@ -144,6 +163,29 @@ def _check_weights(network: nn.Module) -> None:
             )
 
 
+class _TwoSided:
+    """Of a network that gives one logit z those of two classes, z / 2 for the second: their softmax is the sigmoid."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = features.logits_of(super().forward(images))  # type: ignore[misc]
+        if not torch.is_tensor(z) or z.numel() != len(images):
+            found = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
+            raise InputError(f'outputs="binary" is for a network of one logit an image, (B, 1), got {found}.')
+        return torch.stack([-z.flatten() / 2, z.flatten() / 2], 1)
+
+
+def two_sided(network: nn.Module) -> nn.Module:
+    """A network of two classes with the layers and weights of one that gives one logit, which stays as it is."""
+    kind = type(network)
+    if isinstance(network, _TwoSided | Classifier):
+        raise InputError(
+            f'outputs="binary" is for networks that give one logit: leave it out for this {kind.__name__}.'
+        )
+    twin = copy.copy(network)
+    twin.__class__ = type(kind.__name__, (_TwoSided, kind), {"__module__": kind.__module__})
+    return twin
+
+
 def _of_sizes(error: Exception) -> bool:
     """Whether an error is about the size of images, in words that say little to who does not know torch."""
     return bool(re.search(r"shapes|[sS]ize|width|height", str(error))) and "memory" not in str(error)
@@ -157,12 +199,16 @@ def freeze(
     size: int | None = None,
     card: dict[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    outputs: str | None = None,
 ) -> Frozen:
     """A `Frozen` classifier. Its parameters no longer require gradients and it is in eval mode: in place, no copy.
 
     classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
-    three; by default ImageNet's) and returns logits (B, K), or an object that has `.logits`.
+    three; by default ImageNet's) and returns logits (B, K), or an object with `.logits`, a dict with "logits", a tuple
+    or dict in which they are the only (B, K).
     size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
+    outputs: "classes", of which one is right (softmax), the default; "binary", one logit, taken as those of two
+    classes; "labels", of which any number are right (sigmoid); "regression", numbers, which have no probability.
     Raises `InputError` for a module that is no classifier of such images, of torch.jit, or of less than single
     precision, and for names that are not one a class.
     """
@@ -173,6 +219,8 @@ def freeze(
                 raise InputError(
                     f"This classifier was frozen with {name} {kept.tolist()}, not {value}: give one of them."
                 )
+        if outputs not in (None, classifier.outputs):
+            raise InputError(f"This classifier was frozen with outputs={classifier.outputs!r}, not {outputs!r}.")
         if classes is not None and tuple(classes) != classifier.classes:
             raise InputError(
                 f"This classifier was frozen with classes {classifier.classes}, not {tuple(classes)}: give one of them."
@@ -187,7 +235,7 @@ def freeze(
         own = classifier.normalise.mean, classifier.normalise.std
     card = card or {"classifier": type(classifier).__name__}
     mean, std = own[0] if mean is None else mean, own[1] if std is None else std
-    return Frozen(classifier, mean, std, size or native_size(classifier), card, classes)
+    return Frozen(classifier, mean, std, size or native_size(classifier), card, classes, outputs or "classes")
 
 
 def _no_module(given: Any, others: str) -> InputError:

@@ -261,6 +261,11 @@ def attach(
     found = {"mean": mean, "std": std, "size": size, "classes": classes}
     found = {name: value for name, value in found.items() if value is not None}
     frozen = find(classifier, weights, **found)
+    if frozen.outputs not in ("classes", "binary"):
+        raise InputError(
+            f"{method} learns by the cross-entropy of classes that exclude each other, and this network has outputs="
+            f"{frozen.outputs!r}: use a method without training, as grad-cam or rise."
+        )
     chosen = _layers(frozen, layers, settings)
     channels = [layer.channels for layer in chosen]
     if settings.branch:

@@ -25,6 +25,8 @@ class Masked(Baseline):
     space: what a mask multiplies, the "normalised" image (masked is grey) or its "pixels" (masked is black).
     """
 
+    any_target = True
+
     def __init__(self, classifier: Frozen, space: str, batch_size: int | None) -> None:
         super().__init__(classifier, batch_size)
         self.space = choose("space", space, SPACES)

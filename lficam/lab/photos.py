@@ -18,7 +18,7 @@ from ..data import sources
 from ..data.folders import ENDINGS, images, readable, tell
 from ..errors import InputError
 from ..explainers.controls import Own
-from ..explainers.frozen import Frozen, find, freeze, trained_size
+from ..explainers.frozen import OUTPUTS, Frozen, find, freeze, trained_size
 from ..explainers.learned import Explainer
 from ..explainers.load import load
 from ..maps import check_finite, normalise_and_upsample
@@ -203,11 +203,12 @@ def explain_photo(
             raise InputError(f"Classes: expected numbers from 0 to {logits.shape[1] - 1}, got {classes.tolist()[:5]}.")
         return classes
 
+    probabilities = getattr(classifier, "probabilities", OUTPUTS["classes"])  # of a model of ours, not frozen
     classes, maps, logits, of_class = _maps(explainer, classifier, batch, choose)
     finished = normalise_and_upsample(check_finite(maps, logits), pixels.shape[1:])
     with torch.no_grad():
-        masked = _logits(classifier(batch * finished[:, None])).double().softmax(1)
-    before, after = logits.double().softmax(1)[0, classes], masked.gather(1, classes[:, None])[:, 0]
+        masked = probabilities(_logits(classifier(batch * finished[:, None])).double())
+    before, after = probabilities(logits.double())[0, classes], masked.gather(1, classes[:, None])[:, 0]
     describe = getattr(classifier, "describe", str)
     rows = zip(classes.tolist(), before.tolist(), after.tolist(), finished.cpu(), maps.float().cpu(), strict=True)
     photo = pixels.cpu()

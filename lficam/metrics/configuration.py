@@ -57,7 +57,8 @@ def configuration(explainers: Explainers, classifier: Frozen, images: Images, pl
 def identity(classifier: Frozen) -> dict:
     """Which function of pixels a `frozen.Frozen` is, as plain values."""
     scale = {name: getattr(classifier.normalise, name).flatten().tolist() for name in ("mean", "std")}
-    return {"sha256": classifier.digest, "function": function(classifier.network)} | scale
+    kind = {} if classifier.outputs == "classes" else {"outputs": classifier.outputs}
+    return {"sha256": classifier.digest, "function": function(classifier.network)} | scale | kind
 
 
 def sha256(config: object) -> str:

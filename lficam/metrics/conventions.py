@@ -133,7 +133,7 @@ def scores(
         for name, c in conventions.items():
             own, pair = classes[c.label], {"clean": logits, "masked": answers[c.label, c.mask, c.space]}
             found[name, "class"] = own
-            found |= {(name, what): baseline.scores(said, own, c.score) for what, said in pair.items()}
+            found |= {(name, what): baseline.scores(said, own, c.score, classifier) for what, said in pair.items()}
         ids = [images.ids[i] for i in indices.tolist()]
         for (name, what), values in fetch(found, classifier, pixels, ids).items():
             if what == "class":

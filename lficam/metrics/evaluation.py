@@ -68,7 +68,7 @@ def of_blank(classifier: Frozen, size: int, fill: float | Sequence[float] = 0.0)
     if len(colour) != 3 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in colour):
         raise InputError(f"fill: expected a colour in [0, 1], as 0.5 or (1.0, 0.0, 0.0), got {fill!r}.")
     pixels = torch.tensor(colour).to(classifier.normalise.mean).view(1, 3, 1, 1).expand(1, 3, size, size)
-    return classifier.eval()(pixels).float().softmax(1)[0].cpu()
+    return classifier.probabilities(classifier.eval()(pixels).float())[0].cpu()
 
 
 def dump(predictions: Predictions, images: Images, path: Path | str, **facts: object) -> dumps.Dump:

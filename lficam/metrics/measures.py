@@ -143,7 +143,7 @@ def _measure(
         found, logits = explained(explainers, classifier, pixels)
     raw, logits = {name: maps for name, (maps,) in found.items()}, logits.float()
     classes = logits.argmax(1)
-    clean = scores(logits, classes, "probability")
+    clean = scores(logits, classes, "probability", classifier)
     maps = {name: normalise_and_upsample(found, pixels.shape[2:]) for name, found in raw.items()}
     mean = classifier.normalise.mean.flatten()
     answers = _ask(classifier, _questions(plan, maps, pixels, mean, ids), classes, plan)
@@ -211,8 +211,8 @@ def explained(
         classes = torch.stack([logits.argmax(1)] + [labels] * (labels is not None), 1)
         made = {}
         for name, own in trained.items():
-            multiply = own.settings.class_token == "multiply"
-            features = [layer.maps(outputs[layer.name], multiply) for layer in own.layers]
+            multiply, aspect = own.settings.class_token == "multiply", pixels.shape[2] / pixels.shape[3]
+            features = [layer.maps(outputs[layer.name], multiply, aspect) for layer in own.layers]
             made[name] = own.eval().mechanism(features, classes)
     # Clones: methods by gradients cannot use what was made in inference mode.
     logits, classes = logits.clone(), classes.clone()
@@ -253,7 +253,11 @@ def _ask(
     for name, column, images in questions:
         with plan.autocast(images.device):
             logits = classifier.answer(images.contiguous(memory_format=torch.channels_last)).float()
-        found = scores(logits, classes, "probability"), logits.argmax(1) == classes, scores(logits, classes, "logit")
+        found = (
+            scores(logits, classes, "probability", classifier),
+            logits.argmax(1) == classes,
+            scores(logits, classes, "logit"),
+        )
         answers.setdefault(name, {})[column] = found
     return answers
 

@@ -135,7 +135,13 @@ def _classifier(explainers: Explainers) -> Frozen:
         raise InputError(
             f"Scores compare explainers of one classifier, got {len(classifiers)}: score those of each by themselves."
         )
-    return classifiers.popitem()[1].eval()
+    classifier = classifiers.popitem()[1].eval()
+    if classifier.outputs == "regression":
+        raise InputError(
+            "Scores are made of probabilities, and a regression has none: use conventions.average_drops with a "
+            'Convention of score="logit", drop="absolute", which is in the unit of the values.'
+        )
+    return classifier
 
 
 def _shard(shard: tuple[int, int], count: int, path: Path | str | None, fresh: bool) -> range:

@@ -115,7 +115,8 @@ def classifier_of(explainer: Any) -> Frozen:
 
 def _probabilities(classifier: Frozen, pixels: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return classifier(pixels[None].to(classifier.normalise.mean.device)).double().softmax(1)[0].cpu()
+        logits = classifier(pixels[None].to(classifier.normalise.mean.device))
+        return classifier.probabilities(logits.double())[0].cpu()
 
 
 def _add(known: dict[str, Any], name: str, value: Any) -> None:

@@ -248,7 +248,9 @@ def measured(standin, names, images, **options):
 TRAINED = (["tame"], ["tame", "l-cam-img", "t-tame"])
 
 
-@pytest.mark.parametrize("what", [("masking",), ("masking", "overlap", "sparsity"), ("insertion", "deletion")])
+@pytest.mark.parametrize(
+    "what", [("masking", "single-deletion"), ("masking", "overlap", "sparsity"), ("insertion", "deletion")]
+)
 def test_a_scored_batch_waits_once(standin, images, what):
     """Whatever is measured of however many trained explainers."""
     for names in TRAINED:
@@ -261,6 +263,12 @@ def test_roads_of_all_explainers_are_one_solve(standin, monkeypatch):
     few = datasets.load("photo-digits", "test", count=2, size=16)
     one, three = (measured(standin, names, few, measures=("road",)) for names in TRAINED)
     assert three <= one + 1 <= 9, standin.waits
+
+
+def test_masked_images_are_explained_again(standin, images):
+    """A trained explainer, too, is called as by a user then: pixels, classes and maps are looked at."""
+    what = {"measures": ("adcc", "adcc-normalised", "arcc")}
+    assert measured(standin, ["tame", "centre"], images.subset(range(2)), **what) <= 1 + 2 * 5 + 12, standin.waits
 
 
 def test_explainers_without_training_are_waited_for_by_their_own_checks(standin, images):

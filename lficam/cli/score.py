@@ -30,6 +30,7 @@ _MEASURES += "(default: the first two)"
 
 def score(arguments: Namespace) -> int:
     """`lficam score`: exit code 1 if some images could not be read."""
+    from ..metrics import combined
     from ..metrics.scoring import CONVENTION, pivot, summary
     from ..metrics.scoring import score as score_images
 
@@ -44,7 +45,8 @@ def score(arguments: Namespace) -> int:
     if len(table.columns) > 4:
         rows = summary(table)
         print(pivot(rows).to_string(index=False))
-        print(f"Means with 95 % bootstrap intervals over N = {rows.N.iloc[0]} images; {CONVENTION}.")
+        joined = f"; {combined.CONVENTION}" * ("coherency" in table)
+        print(f"Means with 95 % bootstrap intervals over N = {rows.N.iloc[0]} images; {CONVENTION}{joined}.")
     left_out = f"; {len(failed)} images left out: {arguments.out}.failed.csv" * bool(failed)
     print(f"{arguments.out}: {len(table)} rows{left_out}")
     return int(bool(failed))

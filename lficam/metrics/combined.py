@@ -20,6 +20,7 @@ from ..errors import InputError, check_fields, choose
 from . import faithfulness
 from .statistics import average, bootstrap
 
+CONVENTION = "coherency of pixels times map, 0 where a map is constant, ADCC and ARCC the harmonic mean of each image"
 CHOICES = {
     "third": ("drop", "road"),
     "space": ("pixels", "normalised"),

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.datasets import Images
@@ -42,11 +41,16 @@ def agreement(maps: Tensor, drops: Tensor) -> Tensor:
 
 
 def agreement_unchecked(maps: Tensor, drops: Tensor) -> Tensor:
-    rows, columns = (F.one_hot(torch.arange(n, device=maps.device) * CELLS // n).double() for n in maps.shape[1:])
-    cells = rows.mT @ maps.double() @ columns
+    rows, columns = (_belongs(n, maps.device).double() for n in maps.shape[1:])
+    cells = rows @ maps.double() @ columns.mT
     varies = [x.amax((1, 2)) > x.amin((1, 2)) for x in (maps, cells, drops[:, None])]
     found = rank_correlation_unchecked(cells, drops.view_as(cells))
     return torch.where(varies[0] & varies[1] & varies[2], found, torch.nan)
+
+
+def _belongs(side: int, device: torch.device) -> Tensor:
+    """Whether a pixel of a side is in each of its cells: bool (4, side)."""
+    return torch.arange(CELLS, device=device)[:, None] == torch.arange(side, device=device) * CELLS // side
 
 
 def without_cell(pixels: Tensor, cell: int | Tensor, fill: Sequence[float] | Tensor) -> Tensor:
@@ -54,10 +58,10 @@ def without_cell(pixels: Tensor, cell: int | Tensor, fill: Sequence[float] | Ten
 
     fill: 3 numbers in [0, 1], the colour in its place; the authors' is the mean colour, 0 after normalisation.
     """
-    rows, columns = (torch.arange(n, device=pixels.device) * CELLS // n for n in pixels.shape[2:])
-    own = (rows[:, None] * CELLS + columns) == torch.as_tensor(cell, device=pixels.device).reshape(-1, 1, 1)
+    rows, columns = (_belongs(n, pixels.device) for n in pixels.shape[2:])
+    gone = rows[cell // CELLS][..., :, None] & columns[cell % CELLS][..., None, :]
     fill = torch.as_tensor(fill, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-    return torch.where(own[:, None], fill, pixels)
+    return torch.where(gone.unsqueeze(-3), fill, pixels)
 
 
 class _InDomain(Source):
@@ -71,8 +75,9 @@ class _InDomain(Source):
         if not augment:
             return pixels
         drawn = draws(seed, rows, 5)[:, 3:]  # the first three augment
-        cells = np.where(drawn[:, 1] >= 2**63, drawn[:, 0] % np.uint64(CELLS**2), CELLS**2)  # 16 is no cell
-        return without_cell(pixels, torch.from_numpy(cells.astype(np.int64)), self.fill)
+        cells = torch.from_numpy((drawn[:, 0] % np.uint64(CELLS**2)).astype(np.int64))
+        whole = torch.from_numpy(drawn[:, 1] < 2**63)[:, None, None, None]
+        return torch.where(whole, pixels, without_cell(pixels, cells, self.fill))
 
     def feed(self, sha: "hashlib._Hash", rows: Tensor) -> None:
         sha.update(f"in-domain {self.fill}".encode())

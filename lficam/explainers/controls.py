@@ -74,3 +74,15 @@ class Random(Control):
             random = torch.Generator().manual_seed(zlib.crc32(image.tobytes(), self.seed & 0xFFFFFFFF))
             maps.append(torch.rand(self.cells, self.cells, generator=random))
         return torch.stack(maps).to(pixels.device)
+
+
+class InsideOut:
+    """The map of another explainer turned inside out, which a metric that can be trusted puts below it."""
+
+    def __init__(self, explainer: Any) -> None:
+        self.explainer, self.classifier = explainer, explainer.classifier
+        self.forward_passes = getattr(explainer, "forward_passes", 1)
+
+    def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:
+        """Minus the raw maps (B, h, w) of the other one, which raises what it raises."""
+        return -self.explainer(pixels, target)

@@ -181,7 +181,7 @@ def two_sided(network: nn.Module) -> nn.Module:
         raise InputError(
             f'outputs="binary" is for networks that give one logit: leave it out for this {kind.__name__}.'
         )
-    twin = copy.copy(network)
+    twin = copy.copy(network.eval())
     twin.__class__ = type(kind.__name__, (_TwoSided, kind), {"__module__": kind.__module__})
     return twin
 

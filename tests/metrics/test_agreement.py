@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from networks import golden_outputs
+from networks import golden_outputs, small
 from scipy import stats
 
+import lficam
+from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.explainers.controls import InsideOut
+from lficam.explainers.frozen import freeze
 from lficam.metrics import agreement, scoring
 from lficam.metrics.agreement import kendall
 
@@ -97,6 +101,17 @@ def test_over_seeds():
     single = [agreement.agreement(table).reproduced[0] for table in tables]
     assert rows.reproduced["sparsity", "per image"] == pytest.approx(np.mean(single))
     assert (rows.low <= rows.reproduced).all()
+
+
+def test_a_map_turned_inside_out_is_below():
+    """By the mask, and by a metric that sees it: the same images, a bump in the middle and its reverse."""
+    images = datasets.load("photo-digits", "test", count=8)
+    centre = lficam.baseline(freeze(small(10), size=32), "centre")
+    table = scoring.score({"centre": centre, "reverse": InsideOut(centre)}, images, measures=("overlap", "sparsity"))
+    energy = agreement.ranked(table)["energy"]
+    assert (energy[:, 0] > energy[:, 1]).all()
+    pixels = images.pixels(range(2))
+    assert (InsideOut(centre)(pixels) == -centre(pixels)).all()
 
 
 def test_errors():

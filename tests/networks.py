@@ -73,12 +73,12 @@ class Small(nn.Module):
 
 
 class TinyConv(nn.Module):
-    """The classifier of adcc_arcc.pt and idsds.pt: layer1 8 x 16 x 16, layer2 12 x 8 x 8, layer3 16 x 4 x 4."""
+    """The networks of adcc_arcc.pt and idsds.pt: `layer1` to `layer3`, of these widths."""
 
-    def __init__(self):
+    def __init__(self, *widths):
         super().__init__()
-        self.layer1, self.layer2, self.layer3 = block(3, 8), block(8, 12), block(12, 16)
-        self.fc = nn.Linear(16, 10)
+        self.layer1, self.layer2, self.layer3 = (block(*pair) for pair in zip((3, *widths), widths, strict=False))
+        self.fc = nn.Linear(widths[-1], 10)
 
     def forward(self, x):
         return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))

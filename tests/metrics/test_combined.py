@@ -19,7 +19,7 @@ MEASURES = ("adcc", "adcc-normalised", "arcc", "single-deletion")
 
 
 def tiny(state):
-    network = TinyConv()
+    network = TinyConv(8, 12, 16)
     network.load_state_dict(state)
     return freeze(network, size=32)
 

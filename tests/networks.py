@@ -72,6 +72,18 @@ class Small(nn.Module):
         return self.fc(self.dropout(self.third(self.second(self.first(x))).mean((2, 3))))
 
 
+class TinyConv(nn.Module):
+    """The networks of finer_hires_refine.pt, opticam_tiny.pt, ptame_tiny.pt: `layer1` to `layer3`, of these widths."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = (block(*pair) for pair in zip((3, *widths), widths, strict=False))
+        self.fc = nn.Linear(widths[-1], 10)
+
+    def forward(self, x):
+        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
 class Cheap(nn.Module):
     """A classifier of ten classes that costs next to nothing; its probabilities differ."""
 

@@ -36,6 +36,7 @@ LOOKS = {
     "tame-no-skip-no-norm": Look("no skip, no norm", "#0072B2"),
     "tame-sigmoid": Look("sigmoid", "#6A3D9A"),
     "t-tame": Look("T-TAME", "#CC79A7", "P"),
+    "p-tame": Look("P-TAME", "#B22222", (3, 1)),
     "own": Look("its own map", "#000000"),
     "grad-cam": Look("Grad-CAM", "#8C6D1F", "^", False),
     "grad-cam++": Look("Grad-CAM++", "#DDAA33", "v", False),

@@ -286,7 +286,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a network of one class", "Small", lambda p: freeze(small(1), size=32)),
     ("5 outputs with 2 names", "classes", lambda p: freeze(small(), size=32, classes=("a", "b"))),
     ("a name for a network", "str", lambda p: freeze("resnet18")),
-    ("a function for a network", "function", lambda p: base(lambda x: x, "rise")),
+    ("a function that gives no scores", "Function", lambda p: base(lambda x: x, "rise")),
     ("a class of networks", "Small", lambda p: freeze(networks.Small)),
     ("a network of two outputs", "Pair", lambda p: freeze(Pair(), size=32)),
     ("a network that is no classifier", "Conv2d", lambda p: freeze(nn.Conv2d(3, 8, 3), size=32)),

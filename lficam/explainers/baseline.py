@@ -33,6 +33,7 @@ class Baseline:
 
     forward_passes = 1
     counted = 0
+    of_tokens = False
     layer: Layer
     _shown: Self | None = None
 
@@ -41,9 +42,9 @@ class Baseline:
         self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
 
     @classmethod
-    def suits(cls, classifier: Frozen) -> bool:  # noqa: ARG003 - most do
-        """Whether the method is one for such networks."""
-        return True
+    def suits(cls, classifier: Frozen) -> bool:
+        """Whether the method is one for such networks: some are for transformers alone."""
+        return not cls.of_tokens or any(layer.kind == "tokens" for layer in classifier.layers)
 
     @exact()
     def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:

@@ -10,7 +10,7 @@ differ in mechanism, whose layers, what is masked and the weights of the loss: s
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -243,7 +243,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @torch.inference_mode(False)  # in which nothing could be trained later
 def attach(
-    classifier: nn.Module | Path | str,
+    classifier: nn.Module | Callable[[Tensor], Any] | Path | str,
     method: str,
     layers: Sequence[str] | None = None,
     *,

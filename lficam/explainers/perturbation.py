@@ -1,7 +1,7 @@
 """Training-free explainers that mask the image. y is the probability or the logit of the class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -156,7 +156,8 @@ class OptiCAM(Masked):
         if not (is_a(lr, float) and 0 < lr < math.inf):
             raise InputError(f"lr: expected a rate above 0, got {lr!r}.")
         self.lr, self.norm = lr, choose("objective", objective, ("plain", "norm")) == "norm"
-        self.scale = choose("scale", scale, {"minmax": minmax, "sigmoid": torch.sigmoid, "max": _over_maximum})
+        scales = {"minmax": minmax, "sigmoid": torch.sigmoid, "max": lambda m: m / m.amax((1, 2), True).clamp(1e-30)}
+        self.scale: Callable[[Tensor], Tensor] = choose("scale", scale, scales)
 
     def _maps(self, pixels: Tensor, target: Tensor | None) -> Tensor:
         maps, logits = self._tap(self.classifier.normalise(pixels))
@@ -189,11 +190,6 @@ class OptiCAM(Masked):
                     break
                 best = lost.item()
         return masks.detach().where((seen.detach() < torch.inf)[:, None, None], torch.nan)  # as for Grad-CAM
-
-
-def _over_maximum(maps: Tensor) -> Tensor:
-    high = maps.amax((-2, -1), keepdim=True)
-    return maps / torch.where(high == 0, torch.ones_like(high), high)
 
 
 class RISE(Masked):

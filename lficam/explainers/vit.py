@@ -26,8 +26,7 @@ class Attentive(Baseline):
     method is a `relevance`.
     """
 
-    differentiates = True
-    depth = 0
+    of_tokens, of_class_token, differentiates, depth = True, False, True, 0
 
     def __init__(self, classifier: Frozen, blocks: int | None = None, batch_size: int | None = None) -> None:
         super().__init__(classifier, batch_size)
@@ -43,11 +42,9 @@ class Attentive(Baseline):
                 "nn.MultiheadAttention with batch_first nor timm's. Set fused_attn = False where there is one, or use "
                 "grad-cam."
             )
+        if self.of_class_token and not self.layer.extra:
+            raise InputError(f"{method} asks what the class token attends to, of which {name} has none: use legrad.")
         self.counted = 0
-
-    @classmethod
-    def suits(cls, classifier: Frozen) -> bool:
-        return any(layer.kind == "tokens" for layer in classifier.layers)
 
     @torch.inference_mode()
     def _sees_all(self) -> bool:
@@ -59,7 +56,8 @@ class Attentive(Baseline):
             attention, logits = Attentive._look(self, image)
             wanted, self.depth = run(self.classifier.network, image), len(attention)
             shown = attention and all(a.ndim == 4 and a.shape[2:] == (tokens, tokens) for a in attention)
-            return bool(shown) and torch.allclose(logits, wanted, 1e-3, 1e-4 * wanted.abs().max().item())
+            atol = 1e-4 * wanted.nan_to_num().abs().max().item()
+            return bool(shown) and torch.allclose(logits, wanted, 1e-3, atol, equal_nan=True)
         return False
 
     def _maps(self, pixels: Tensor, target: Tensor | None) -> Tensor:
@@ -125,13 +123,7 @@ def _attention(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 class _OfClassToken(Attentive):
     """Row 0 of a product R = M_L ... M_1, of a matrix M (B, N, N) a block: what the class token takes of the tokens."""
 
-    def __init__(self, classifier: Frozen, blocks: int | None = None, batch_size: int | None = None) -> None:
-        super().__init__(classifier, blocks, batch_size)
-        if not self.layer.extra:
-            raise InputError(
-                f"{type(self).__name__.lower()} asks what the class token attends to, of which "
-                f"{type(classifier.network).__name__} has none: use legrad."
-            )
+    of_class_token = True
 
     def relevance(self, attention: list[Tensor], y: Tensor) -> Tensor:
         matrices = self.matrices(attention, y)

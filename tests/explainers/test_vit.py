@@ -132,8 +132,9 @@ def test_what_they_share(method):
     assert not any(module._forward_hooks for module in classifier.network.modules())
     assert not any(p.requires_grad or p.grad is not None for p in classifier.parameters())
     nn.init.constant_(classifier.network.heads.head.bias, torch.nan)
-    with pytest.raises(InputError, match="not finite: the weights are broken"):
-        explainer(PIXELS)
+    for broken in (explainer, lficam.baseline(classifier, method)):
+        with pytest.raises(InputError, match="not finite: the weights are broken"):
+            broken(PIXELS)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -73,7 +73,7 @@ class Small(nn.Module):
 
 
 class TinyConv(nn.Module):
-    """The networks of adcc_arcc.pt and idsds.pt: `layer1` to `layer3`, of these widths."""
+    """The networks of adcc_arcc, idsds, finer_hires_refine, opticam_tiny and ptame_tiny, `layer1` to `layer3`."""
 
     def __init__(self, *widths):
         super().__init__()

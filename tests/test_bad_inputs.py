@@ -99,9 +99,15 @@ class Trained(BaseException):
 
 def callables(p):
     """Whatever takes pixels."""
-    names = ("grad-cam", "grad-cam++", "layer-cam", "score-cam", "ablation-cam", "random", "centre")
-    made = {name: base(p.net, name) for name in names}
-    made |= {"rise": p.rise, "tame": p.tame, "l-cam-img": attach(p.net, "l-cam-img"), "frozen": p.net}
+    names = ("grad-cam", "grad-cam++", "layer-cam", "score-cam", "ablation-cam", "hires-cam", "finer-cam")
+    made = {name: base(p.net, name) for name in (*names, "random", "centre")}
+    made |= {
+        "opti-cam": base(p.net, "opti-cam", steps=2),
+        "rise": p.rise,
+        "tame": p.tame,
+        "l-cam-img": attach(p.net, "l-cam-img"),
+        "frozen": p.net,
+    }
     made |= {"own": base(copy.deepcopy(p.plain), "own"), "plain": p.plain, "abn": p.abn, "lfi-cam": p.lfi}
     return made | {f"{name}.explain": made[name].explain for name in ("plain", "abn", "lfi-cam")}
 
@@ -251,6 +257,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a training-free method attached", "'grad-cam'", lambda p: attach(p.net, "grad-cam")),
     ("a trained method as a baseline", "'tame'", lambda p: base(p.net, "tame")),
     ("baseline without its hyphen", "'gradcam'", lambda p: base(p.net, "gradcam")),
+    ("attention of a network without", "tokens", lambda p: base(p.net, "chefer")),
     ("layer misspelt", "'thrid'", lambda p: attach(p.net, "tame", ["thrid"])),
     ("layers as text", "'third'", lambda p: attach(p.net, "tame", "third")),
     ("a layer twice", "first", lambda p: attach(p.net, "tame", ["first", "first"])),
@@ -279,7 +286,7 @@ REFUSED = [  # kind, word that the sentence holds, try
     ("a network of one class", "Small", lambda p: freeze(small(1), size=32)),
     ("5 outputs with 2 names", "classes", lambda p: freeze(small(), size=32, classes=("a", "b"))),
     ("a name for a network", "str", lambda p: freeze("resnet18")),
-    ("a function for a network", "function", lambda p: base(lambda x: x, "rise")),
+    ("a function that gives no scores", "Function", lambda p: base(lambda x: x, "rise")),
     ("a class of networks", "Small", lambda p: freeze(networks.Small)),
     ("a network of two outputs", "Pair", lambda p: freeze(Pair(), size=32)),
     ("a network of one output", "regression", lambda p: freeze(small(1), size=32)),

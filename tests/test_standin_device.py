@@ -28,7 +28,8 @@ from lficam.training.recipes import Recipe
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CLASSIFIERS = ("plain", "abn", "lfi-cam")
 EXPLAINERS = ("l-cam-fm", "l-cam-img", "tame", "t-tame")
-BASELINES = ("grad-cam", "grad-cam++", "layer-cam", "ablation-cam", "score-cam", "rise", "own", "random", "centre")
+BASELINES = ("grad-cam", "grad-cam++", "layer-cam", "hires-cam", "finer-cam", "ablation-cam", "score-cam", "opti-cam")
+BASELINES += ("rise", "own", "random", "centre")
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """What all training-free explainers share: the call, its checks and its counts.
 
-A method is a class with `_maps`: GradCAM and the like in cams.py, by feature maps and gradients of one layer; Score-CAM
-and RISE in perturbation.py, by masked images; controls in controls.py. registry.py knows them by name.
+A method is a class with `_maps`: GradCAM and the like in cams.py, by feature maps and gradients of one layer; by masked
+images Score-CAM, Opti-CAM and RISE in perturbation.py; by attention those of vit.py; controls in controls.py.
+registry.py knows them by name.
 """
 
 import copy
@@ -35,12 +36,18 @@ class Baseline:
     forward_passes = 1
     counted = 0
     any_target = False  # whether the method explains scores that are no class's, too
+    of_tokens = False
     layer: Layer
     _shown: Self | None = None
 
     def __init__(self, classifier: Frozen | None, batch_size: int | None = None) -> None:
         self.classifier = cast(Frozen, classifier)  # None of a control alone
         self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
+
+    @classmethod
+    def suits(cls, classifier: Frozen) -> bool:
+        """Whether the method is one for such networks: some are for transformers alone."""
+        return not cls.of_tokens or any(layer.kind == "tokens" for layer in classifier.layers)
 
     @exact()
     def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:
@@ -106,6 +113,17 @@ class Baseline:
         self.counted += images
         if self._shown is not None:
             self._shown.counted = self.counted
+
+    def _at_once(self, pixels: Tensor) -> int:
+        return self.batch_size or max(1, 2 ** (19 if pixels.device.type == "cpu" else 23) // pixels[0, 0].numel())
+
+    def _differentiable(self, logits: Tensor) -> None:
+        """Raise `InputError` for logits that know no gradient."""
+        if not logits.requires_grad:
+            raise InputError(
+                f"{type(self.classifier.network).__name__} computes without gradients (torch.no_grad in its forward "
+                "method): take that out, or use an explainer that needs none: score-cam, ablation-cam or rise."
+            )
 
     def _tap(self, images: Tensor, **options: Any) -> tuple[Tensor, Any]:
         """Normalised images -> the layer's maps (B, C, h, w) and the logits (B, K); options of `features.tap`."""

@@ -4,11 +4,14 @@ y is the logit or the probability of the class.
 """
 
 import contextlib
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
+from ..errors import InputError, choose, is_a, positive
 from ..maps import at_least_float32, weighted_sum
 from .baseline import SCORES, Baseline, find_layer, scores
 from .frozen import Frozen
@@ -22,6 +25,7 @@ class GradCAM(Baseline):
     """
 
     any_target = True
+    relu = True
 
     def __init__(self, classifier: Frozen, layer: str | None = None, score: str = "logit") -> None:
         super().__init__(classifier)
@@ -39,18 +43,15 @@ class GradCAM(Baseline):
 
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
             _, logits = self._tap(self.classifier.normalise(pixels.clone()), change=leaf)
-            if not logits.requires_grad and not able[0]:
-                raise InputError(
-                    f"{type(self.classifier.network).__name__} computes without gradients (torch.no_grad in its "
-                    "forward method): take that out, or use an explainer that needs none: score-cam, ablation-cam or "
-                    "rise."
-                )
+            if not able[0]:
+                self._differentiable(logits)
             if not logits.requires_grad:
                 raise InputError(f"Layer {self.layer.name!r} has no part in the logits: choose another one.")
             target = logits.argmax(1) if target is None else target.clone()
             y = self.explained(logits, target)
             (gradients,) = torch.autograd.grad(y.sum(), cut)
-        maps = self.combine(at_least_float32(cut[0].detach()), at_least_float32(gradients)).relu()
+        maps = self.combine(at_least_float32(cut[0].detach()), at_least_float32(gradients))
+        maps = maps.relu() if self.relu else maps
         return maps.where((y.detach() < torch.inf)[:, None, None], torch.nan)  # gradients of NaN look like any others
 
     def explained(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -70,6 +71,21 @@ class LayerCAM(GradCAM):
 
     def combine(self, maps: Tensor, gradients: Tensor) -> Tensor:
         return (gradients.relu() * maps).sum(1)
+
+
+class HiResCAM(GradCAM):
+    """HiResCAM (Draelos and Carin, 2020): ReLU(sum_k g_k F_k), each place by its own gradient.
+
+    relu=False: the raw sum, which the statement of the paper is about. Where the layer is the last before global
+    average pooling and a linear layer, it adds up to the logit without its bias, and the map is Grad-CAM's.
+    """
+
+    def __init__(self, classifier: Frozen, layer: str | None = None, score: str = "logit", relu: bool = True) -> None:
+        super().__init__(classifier, layer, score)
+        self.relu = relu
+
+    def combine(self, maps: Tensor, gradients: Tensor) -> Tensor:
+        return (gradients * maps).sum(1)
 
 
 class GradCAMPlus(GradCAM):
@@ -93,6 +109,61 @@ class GradCAMPlus(GradCAM):
         below = 2 * square + third + self.epsilon
         alpha = square / torch.where(below == 0, torch.ones_like(below), below)
         return weighted_sum(maps, (alpha * gradients.relu()).sum((2, 3)))
+
+
+class FinerCAM(GradCAM):
+    """FinerCAM (Zhang et al., CVPR 2025): a map of what sets the class apart from those that are nearly as probable.
+
+    y = mean_i(y_c - gamma y_i), logits, over the references i: those `references` classes whose logits are closest to
+    y_c, or the classes `against` (without c itself). base: the method that explains this y.
+    protocol "paper": as above, gamma 0.6, as torchcam has it. "authors", the released code and pytorch-grad-cam:
+    the mean weighs by the probabilities p_i, through which the gradient goes, too; gamma 1.
+    """
+
+    def __init__(
+        self,
+        classifier: Frozen,
+        layer: str | None = None,
+        protocol: str = "paper",
+        gamma: float | None = None,
+        references: int = 3,
+        against: Sequence[int] | None = None,
+        base: str = "grad-cam",
+    ) -> None:
+        super().__init__(classifier, layer)
+        if classifier.num_classes < 2:
+            raise InputError("finer-cam sets a class apart from others, and this classifier has one: use grad-cam.")
+        self.weighted = choose("protocol", protocol, ("paper", "authors")) == "authors"
+        self.gamma = (1.0 if self.weighted else 0.6) if gamma is None else gamma
+        if not is_a(self.gamma, float) or not math.isfinite(self.gamma):
+            raise InputError(f"gamma: expected a number, got {gamma!r}.")
+        self.references = positive("references", references)
+        self.against = None if against is None else classifier.check_classes(against).flatten().unique()
+        self.base = choose("base", base, BASES)(classifier, layer)
+
+    def explained(self, logits: Tensor, target: Tensor) -> Tensor:
+        y, target = at_least_float32(logits), target[:, None]
+        own = y.gather(1, target)
+        if self.against is None:
+            distance = (y - own).detach().abs().scatter(1, target, torch.inf)
+            others = distance.argsort(dim=1, stable=True)[:, : min(self.references, y.shape[1] - 1)]
+        else:
+            others = self.against.to(y.device).expand(len(y), -1)
+        values = y.gather(1, others)
+        used = (others != target) & (values > -torch.inf)  # a class that cannot be is no reference
+        weights = y.softmax(1).gather(1, others) * used if self.weighted else used.to(y.dtype)
+        return (weights * (own - self.gamma * values.where(used, 0))).sum(1) / (weights.sum(1) + 1e-9)
+
+    def combine(self, maps: Tensor, gradients: Tensor) -> Tensor:
+        return self.base.combine(maps, gradients)
+
+
+BASES: dict[str, Callable[..., GradCAM]] = {
+    "grad-cam": GradCAM,
+    "grad-cam++": partial(GradCAMPlus, protocol="paper"),
+    "layer-cam": LayerCAM,
+    "hires-cam": HiResCAM,
+}
 
 
 class AblationCAM(Baseline):

@@ -125,6 +125,12 @@ class Frozen(nn.Module):
         return check_classes(classes, self.num_classes, self.normalise.mean.device, count)
 
     @property
+    def described(self) -> dict[str, Any]:
+        """Its card, with what finds it again and tells it from others."""
+        scale = {name: getattr(self.normalise, name).flatten().tolist() for name in ("mean", "std")}
+        return self.card | scale | {"size": self.size, "sha256": self.digest}
+
+    @property
     def digest(self) -> str:
         """SHA-256, in hex, of the weights as they are now: which classifier this is, whatever it is called."""
         return checkpoints.digest(self.network.state_dict())
@@ -143,6 +149,30 @@ class Frozen(nn.Module):
     def describe(self, index: int) -> str:
         """The name of a class, or its number."""
         return self.classes[index] if self.classes else str(index)
+
+
+class Function(nn.Module):
+    """A function from pixels (B, 3, H, W) in [0, 1] to scores (B, K), a tensor or an array; called, never opened."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        try:
+            scores = torch.as_tensor(self.function(pixels))
+        except (TypeError, AttributeError, LookupError) as error:
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            raise InputError(
+                f"classifier: {name} fails with pixels {tuple(pixels.shape)} ({reason(error)}): give a function from "
+                "pixels (B, 3, H, W) to scores (B, K), or an nn.Module with its weights."
+            ) from error
+        return scores.to(pixels.device, torch.promote_types(scores.dtype, torch.float32))
+
+
+def is_function(what: Any) -> bool:
+    """Whether it is to be called as it is: neither a module nor a class."""
+    return callable(what) and not isinstance(what, nn.Module | type)
 
 
 def _check_weights(network: nn.Module) -> None:
@@ -192,7 +222,7 @@ def _of_sizes(error: Exception) -> bool:
 
 
 def freeze(
-    classifier: nn.Module,
+    classifier: nn.Module | Callable[[Tensor], Any],
     *,
     mean: Scale = None,
     std: Scale = None,
@@ -205,7 +235,8 @@ def freeze(
 
     classifier: what `create` makes; or an `nn.Module` that takes images normalised with mean and std (a number or
     three; by default ImageNet's) and returns logits (B, K), or an object with `.logits`, a dict with "logits", a tuple
-    or dict in which they are the only (B, K).
+    or dict in which they are the only (B, K); or a function, of which see `Function`: p-tame and rise explain it, as no
+    layer is seen.
     size: of an image to list its layers with; by default what the module says itself, else 32 or 224.
     outputs: "classes", of which one is right (softmax), the default; "binary", one logit, taken as those of two
     classes; "labels", of which any number are right (sigmoid); "regression", numbers, which have no probability.
@@ -226,11 +257,14 @@ def freeze(
                 f"This classifier was frozen with classes {classifier.classes}, not {tuple(classes)}: give one of them."
             )
         return classifier
-    if not isinstance(classifier, nn.Module):
+    if not isinstance(classifier, nn.Module) and not is_function(classifier):
         raise _no_module(classifier, "")
     if size is not None:
         positive("size", size)
     own: tuple[Scale, Scale] = IMAGENET_STATISTICS
+    if not isinstance(classifier, nn.Module):
+        card = card or {"classifier": getattr(classifier, "__name__", type(classifier).__name__)}
+        own, classifier = (0.0, 1.0), Function(classifier)
     if isinstance(classifier, Classifier):
         own = classifier.normalise.mean, classifier.normalise.std
     card = card or {"classifier": type(classifier).__name__}
@@ -253,15 +287,15 @@ def native_size(network: nn.Module) -> int:
 
 
 @torch.inference_mode(False)  # in which nothing could be differentiated later
-def find(what: nn.Module | Path | str, weights: Path | str = "papers", **options: Any) -> Frozen:
+def find(what: Any, weights: Path | str = "papers", **options: Any) -> Frozen:
     """A `Frozen` classifier by name or file.
 
-    what: a name of torchvision's, "timm/NAME", or the path of a checkpoint of ours.
+    what: a name of torchvision's, "timm/NAME", the path of a checkpoint of ours, or what `freeze` takes.
     weights, of torchvision: a name as "IMAGENET1K_V2", the path of a file with a state dict, "papers" (IMAGENET1K_V1
     where it exists, what L-CAM and TAME explain), or "random". Of timm: "papers" (pretrained) or "random".
     options: of `freeze`. Raises `InputError` for names, files and downloads that fail.
     """
-    if isinstance(what, nn.Module):
+    if isinstance(what, nn.Module) or is_function(what):
         return freeze(what, **options)
     if not isinstance(what, str | os.PathLike):
         raise _no_module(what, ", a name or a path")

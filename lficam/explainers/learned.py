@@ -1,7 +1,7 @@
 """Trained explainers of a frozen classifier: features -> class maps C -> A = sigmoid(C), trained by masking with A_y.
 
-L-CAM (Gkartzonika et al., 2022), TAME (Ntrougkas et al., 2022) and T-TAME (Ntrougkas et al., 2024) differ in mechanism,
-layers, what is masked and the weights of the loss: settings of one class.
+L-CAM (Gkartzonika et al., 2022), TAME (Ntrougkas et al., 2022), T-TAME (Ntrougkas et al., 2024) and P-TAME (2025)
+differ in mechanism, whose layers, what is masked and the weights of the loss: settings of one class.
 
     explainer = lficam.attach("resnet50", "tame")
     maps = explainer(pixels)                  # (B, 28, 28) raw, of the predicted class
@@ -10,7 +10,7 @@ layers, what is masked and the weights of the loss: settings of one class.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,14 +91,23 @@ class Explainer(nn.Module):
 
     Called, it gives raw maps, before the sigmoid; `loss` is what it is trained with. classifier: `frozen.Frozen`;
     layers: [features.Layer]; settings: `Settings`; processes: those that train it. Made by `attach`.
+    auxiliary: another frozen classifier, whose layers these are (P-TAME): the one explained is called, never opened.
     Several threads may explain with one explainer, or several of one classifier, at once: a pass is seen by its own
     thread alone, and the maps are those of one call after the other. Training is for one thread.
     """
 
     processes = OneProcess()
 
-    def __init__(self, classifier: Frozen, mechanism: Mechanism, layers: list[Layer], settings: Settings) -> None:
+    def __init__(
+        self,
+        classifier: Frozen,
+        mechanism: Mechanism,
+        layers: list[Layer],
+        settings: Settings,
+        auxiliary: Frozen | None = None,
+    ) -> None:
         super().__init__()
+        self.auxiliary = auxiliary
         self.classifier, self.mechanism, self.layers, self.settings = classifier, mechanism, layers, settings
         if settings.classifier_mode == "train":
             for part in classifier.modules():
@@ -110,6 +119,8 @@ class Explainer(nn.Module):
         """Train or eval mode of the mechanism; the classifier's is a setting."""
         super().train(mode)
         self.classifier.train(mode and self.settings.classifier_mode == "train")
+        if self.auxiliary is not None:
+            self.auxiliary.eval()
         return self
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
@@ -122,16 +133,14 @@ class Explainer(nn.Module):
     def card(self) -> dict[str, Any]:
         """What rebuilds the explainer, with a hash of the classifier's weights."""
         options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
-        classifier = self.classifier
-        scale = {name: getattr(classifier.normalise, name).flatten().tolist() for name in ("mean", "std")}
         return {
             "method": self.settings.method,
-            "backbone": classifier.card["classifier"],
-            "num_classes": classifier.num_classes,
-            "classifier": classifier.card | scale | {"size": classifier.size, "sha256": classifier.digest},
+            "backbone": self.classifier.card["classifier"],
+            "num_classes": self.classifier.num_classes,
+            "classifier": self.classifier.described,
             "layers": [layer.name for layer in self.layers],
             "options": options,
-        }
+        } | ({} if self.auxiliary is None else {"auxiliary": self.auxiliary.described})
 
     @exact()
     def forward(self, pixels: Tensor, target: Any = None) -> Tensor:
@@ -160,21 +169,22 @@ class Explainer(nn.Module):
 
     def features(self, pixels: Tensor, stop: bool = True) -> tuple[list[Tensor], Any]:
         """Pixels (B, 3, H, W) -> feature maps [(B, C_i, h_i, w_i)] and logits (B, K); None with `stop`."""
-        normalise = self.classifier.normalise
-        pixels = normalise.enter(pixels)
-        with self.classifier.fitting(pixels):
-            return self._tap(normalise(pixels), stop=stop)
+        pixels = self.classifier.normalise.enter(pixels)
+        with self.classifier.fitting(pixels), (self.auxiliary or self.classifier).fitting(pixels):
+            return self._tap(pixels, stop=stop)
 
-    def _tap(self, images: Tensor, **options: Any) -> tuple[list[Tensor], Any]:
-        multiply = self.settings.class_token == "multiply"
-        return tap(self.classifier.network, images, self.layers, multiply=multiply, **options)
+    def _tap(self, pixels: Tensor, stop: bool = False, **options: Any) -> tuple[list[Tensor], Any]:
+        seen, apart = self.auxiliary or self.classifier, self.auxiliary is not None
+        options["multiply"] = self.settings.class_token == "multiply"
+        maps, logits = tap(seen.network, seen.normalise(pixels), self.layers, stop=stop or apart, **options)
+        return maps, self.classifier.answer(pixels) if apart and not stop else logits
 
     def loss(self, pixels: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The terms of the training loss (scalars, "total" too), and whether the masked image is still a y: bool (B,).
 
         pixels (B, 3, H, W) in [0, 1]; labels y (B,), not used with labels="batch".
         """
-        options, images = self.settings, self.classifier.normalise(pixels)
+        options = self.settings
         if options.masked == "features":
             labels = self.classifier.answer(pixels).argmax(1) if options.labels == "batch" else labels
             kept: list[Any] = []
@@ -183,14 +193,15 @@ class Explainer(nn.Module):
                 kept[:] = self._masks(features, labels)
                 return features[-1] * upsample(kept[2], features[-1].shape[2:])[:, None]
 
-            _, logits = self._tap(images, change=mask)
+            _, logits = self._tap(pixels, change=mask)
             branches, masks, _ = kept
         else:
-            features, clean = self._tap(images, stop=options.labels != "batch")
+            features, clean = self._tap(pixels, stop=options.labels != "batch")
             labels = labels if clean is None else clean.argmax(1)
             branches, masks, own = self._masks(features, labels)
             own = upsample(own, pixels.shape[2:])[:, None]
-            masked = own * images if options.space == "normalised" else self.classifier.normalise(own * pixels)
+            grey, normalise = options.space == "normalised", self.classifier.normalise
+            masked = own * normalise(pixels) if grey else normalise(own * pixels)
             logits = run(self.classifier.network, masked)
         if torch.is_grad_enabled() and not logits.requires_grad:
             raise InputError(
@@ -226,12 +237,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "tame-no-skip-no-norm": {"branch": "no-skip-no-norm"},
     "tame-sigmoid": {"branch": "sigmoid"},
     "t-tame": {"branch": "tame", "labels": "batch"},
+    "p-tame": {"branch": "p-tame", "labels": "batch"},
 }
 
 
 @torch.inference_mode(False)  # in which nothing could be trained later
 def attach(
-    classifier: nn.Module | Path | str,
+    classifier: nn.Module | Callable[[Tensor], Any] | Path | str,
     method: str,
     layers: Sequence[str] | None = None,
     *,
@@ -240,6 +252,7 @@ def attach(
     std: Scale = None,
     size: int | None = None,
     classes: Sequence[str] | None = None,
+    auxiliary: nn.Module | Path | str | None = None,
     **options: Any,
 ) -> Explainer:
     """A trainable explainer of a classifier, which is frozen in place: no weight gradients, eval mode.
@@ -247,7 +260,9 @@ def attach(
     classifier: a name or a checkpoint's path (see `frozen.find`, also for `weights`), a model of `create`, or an
     `nn.Module` from normalised images to logits (mean, std, size, classes: see `frozen.freeze`).
     method: "l-cam-fm", "l-cam-img", with "-ce" trained by cross-entropy alone; "tame", "tame-no-skip",
-    "tame-no-skip-no-norm", "tame-sigmoid"; "t-tame".
+    "tame-no-skip-no-norm", "tame-sigmoid"; "t-tame"; "p-tame".
+    auxiliary: another classifier, as `classifier`, frozen as well, in whose layers the explainer looks: of P-TAME by
+    default torchvision's resnet18. Then the classifier may be any function from pixels to scores.
     layers: names of layers (`lficam layers CLASSIFIER`); by default the papers', or the like of them; ["last 2"] are
     the last two of these.
     options: fields of `Settings`. Random, from torch's generator, until it is trained or loaded.
@@ -266,13 +281,32 @@ def attach(
             f"{method} learns by the cross-entropy of classes that exclude each other, and this network has outputs="
             f"{frozen.outputs!r}: use a method without training, as grad-cam or rise."
         )
-    chosen = _layers(frozen, layers, settings)
+    beside = _beside(frozen, auxiliary or ("resnet18" if settings.branch == "p-tame" else None), settings)
+    chosen = _layers(beside or frozen, layers, settings)
     channels = [layer.channels for layer in chosen]
     if settings.branch:
         mechanism: Mechanism = TAME(channels, frozen.num_classes, settings.branch)
     else:
         mechanism = LCAM(channels, frozen.num_classes)
-    return Explainer(frozen, mechanism.to(frozen.normalise.mean.device), chosen, settings)
+    return Explainer(frozen, mechanism.to(frozen.normalise.mean.device), chosen, settings, beside)
+
+
+def _beside(classifier: Frozen, auxiliary: Any, settings: Settings) -> Frozen | None:
+    """The auxiliary classifier, for images as those of the one explained; `InputError` where that cannot be."""
+    if auxiliary is None:
+        return None
+    if settings.masked == "features":
+        raise InputError(
+            f"auxiliary: {settings.method} masks feature maps of the classifier explained, not another's: "
+            "use l-cam-img, t-tame or p-tame."
+        )
+    found = find(auxiliary, size=classifier.size)
+    if found.size != classifier.size:
+        raise InputError(
+            f"auxiliary: it was frozen for images of {found.size} x {found.size}, the classifier explained takes "
+            f"{classifier.size} x {classifier.size}: freeze it with size={classifier.size}."
+        )
+    return found.to(classifier.normalise.mean.device)
 
 
 def _layers(classifier: Frozen, names: Sequence[str] | None, settings: Settings) -> list[Layer]:
@@ -282,7 +316,7 @@ def _layers(classifier: Frozen, names: Sequence[str] | None, settings: Settings)
             f"{type(classifier.network).__name__} has no layers whose feature maps could explain it: "
             "it needs one with places, called once in a pass."
         )
-    count = 3 if settings.branch else 1
+    count = {"": 1, "p-tame": 4}.get(settings.branch, 3)
     suggested = suggest(classifier.layers, count)
     if names and len(names) == 1 and (last := re.fullmatch(r"last ([1-9])", names[0])):
         names = [layer.name for layer in suggested[-int(last[1]) :]]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import choose
+from ..errors import InputError, choose
 
 
 def class_maps(weight: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
@@ -64,18 +64,20 @@ class TAME(Mechanism):
     fraction of the arithmetic, and of the K classes only those that are asked for.
 
     branch "tame", or the authors' ablations: "no-skip" (no F_i added, and conv1x1 to K maps instead of C_i),
-    "no-skip-no-norm" (neither, to C_i maps), "sigmoid" (in place of ReLU).
+    "no-skip-no-norm" (neither, to C_i maps), "sigmoid" (in place of ReLU). "p-tame": at h_1 in full, up to which the
+    others are doubled step by step, and without a bias of the fusing convolution.
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int, branch: str = "tame") -> None:
         super().__init__()
-        choose("branch", branch, ("tame", "no-skip", "no-skip-no-norm", "sigmoid"))
+        choose("branch", branch, ("tame", "no-skip", "no-skip-no-norm", "sigmoid", "p-tame"))
         widths = [num_classes] * len(channels) if branch == "no-skip" else channels
         self.convs = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(channels, widths, strict=True))
         norm = nn.Identity if branch == "no-skip-no-norm" else nn.BatchNorm2d
         self.norms = nn.ModuleList(norm(width) for width in widths)
-        self.fuse = nn.Conv2d(sum(widths), num_classes, 1)
-        self.skip = branch in ("tame", "sigmoid")
+        self.doubles = branch == "p-tame"
+        self.fuse = nn.Conv2d(sum(widths), num_classes, 1, bias=not self.doubles)
+        self.skip = branch in ("tame", "sigmoid", "p-tame")
         self.activation = torch.sigmoid_ if branch == "sigmoid" else torch.relu_
 
     def branches(self, features: list[Tensor]) -> list[Tensor]:
@@ -88,9 +90,17 @@ class TAME(Mechanism):
         return found
 
     def fused(self, branches: list[Tensor], classes: Tensor) -> Tensor:
-        size = [min(side, 56) for side in branches[0].shape[2:]]
+        size = [side if self.doubles else min(side, 56) for side in branches[0].shape[2:]]
         weights = self.fuse.weight.split([conv.out_channels for conv in self.convs], dim=1)
-        total = self.fuse.bias[classes][..., None, None]
+        total: Any = 0 if self.fuse.bias is None else self.fuse.bias[classes][..., None, None]
         for z, weight in zip(branches, weights, strict=True):
-            total = total + F.interpolate(class_maps(weight, z, classes), size, mode="bilinear", align_corners=False)
+            maps = class_maps(weight, z, classes)
+            while self.doubles and maps.shape[2] < size[0]:
+                maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+            if self.doubles and list(maps.shape[2:]) != size:
+                raise InputError(
+                    f"p-tame doubles the feature maps up to those of the first layer, and {z.shape[2]} x {z.shape[3]} "
+                    f"never become {size[0]} x {size[1]}: give layers, or images of a size, where they do."
+                )
+            total = total + (maps if self.doubles else F.interpolate(maps, size, mode="bilinear", align_corners=False))
         return total

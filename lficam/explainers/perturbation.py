@@ -1,7 +1,7 @@
 """Training-free explainers that mask the image. y is the probability or the logit of the class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -45,10 +45,8 @@ class Masked(Baseline):
         self._count(len(logits))
         return scores(logits, target, score)
 
-    def _at_once(self, pixels: Tensor) -> int:
-        return self.batch_size or max(1, 2 ** (19 if pixels.device.type == "cpu" else 23) // pixels[0, 0].numel())
 
-
+@torch.inference_mode(False)  # in which weights could not be saved for the way back
 def channels_last(network: Module) -> Module:
     """A copy of the network whose convolutions' weights lie channels last, and which shares all else with it.
 
@@ -130,6 +128,72 @@ def distinct(masks: Tensor, blank: bool) -> tuple[Tensor, Tensor]:
         kinds.append(known[key])
     to_tensor = partial(torch.tensor, dtype=torch.long, device=masks.device)
     return to_tensor(first), to_tensor(kinds).view(masks.shape[:2])
+
+
+class OptiCAM(Masked):
+    """Opti-CAM (Zhang et al., CVIU 2024): m = minmax(up(sum_k softmax(w)_k F_k)), a mask of the image at its full size.
+
+    The weights w are sought for every image, by Adam from equal ones: `steps` steps of rate lr that make the logit of
+    the image seen through m large. objective: "plain", or "norm", as large as that of the whole image. scale: "minmax",
+    or what else puts the map between 0 and 1: "sigmoid", "max" (over its maximum). space: what is masked, the "pixels"
+    or the "normalised" image. early_stop, as in the released code: all images of a batch stop when the sum of their
+    objectives, looked at ten times, is worse than the time before, so that a map depends on the other images, too.
+    """
+
+    any_target = False
+
+    def __init__(
+        self,
+        classifier: Frozen,
+        layer: str | None = None,
+        steps: int = 50,
+        lr: float = 0.1,
+        objective: str = "plain",
+        scale: str = "minmax",
+        space: str = "pixels",
+        early_stop: bool = False,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(classifier, space, batch_size)
+        self.layer, self.early_stop = find_layer(classifier, layer), early_stop
+        self.forward_passes = positive("steps", steps)
+        if not (is_a(lr, float) and 0 < lr < math.inf):
+            raise InputError(f"lr: expected a rate above 0, got {lr!r}.")
+        self.lr, self.norm = lr, choose("objective", objective, ("plain", "norm")) == "norm"
+        scales = {"minmax": minmax, "sigmoid": torch.sigmoid, "max": lambda m: m / m.amax((1, 2), True).clamp(1e-30)}
+        self.scale: Callable[[Tensor], Tensor] = choose("scale", scale, scales)
+
+    def _maps(self, pixels: Tensor, target: Tensor | None) -> Tensor:
+        maps, logits = self._tap(self.classifier.normalise(pixels))
+        target = logits.argmax(1) if target is None else target
+        given = at_least_float32(maps), self._canvas(pixels), target, scores(logits, target, "logit")
+        with torch.inference_mode(False), torch.enable_grad():
+            given_parts = (x.clone().split(self._at_once(pixels)) for x in given)
+            return torch.cat([self._sought(*part) for part in zip(*given_parts, strict=True)])
+
+    def _sought(self, maps: Tensor, canvas: Tensor, target: Tensor, whole: Tensor) -> Tensor:
+        """The masks (B, H, W) of feature maps, images, classes, and the classes' logits without a mask."""
+        rows, columns = (  # as products, whose gradients are the same in every run on a GPU, too
+            F.interpolate(torch.eye(n)[None], side, mode="linear")[0].to(maps)
+            for n, side in zip(maps.shape[2:], canvas.shape[2:], strict=True)
+        )
+        weights = torch.full_like(maps[:, :, 0, 0], 0.5).requires_grad_()
+        adam, best = torch.optim.Adam([weights], self.lr), math.inf
+        for step in range(self.forward_passes + 1):
+            with full_precision(canvas):
+                masks = self.scale(rows.mT @ weighted_sum(maps, weights.softmax(1)) @ columns)
+            if step == self.forward_passes:
+                break
+            seen = self._seen(canvas, masks, target, "logit")
+            self._differentiable(seen)
+            lost = ((whole - seen).abs() if self.norm else whole - seen).sum()
+            (weights.grad,) = torch.autograd.grad(lost, weights)
+            adam.step()
+            if self.early_stop and step % max(1, self.forward_passes // 10) == 0:
+                if lost > best:
+                    break
+                best = lost.item()
+        return masks.detach().where((seen.detach() < torch.inf)[:, None, None], torch.nan)  # as for Grad-CAM
 
 
 class RISE(Masked):

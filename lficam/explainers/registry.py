@@ -16,16 +16,22 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, choose
-from . import cams, controls, frozen, perturbation
+from . import cams, controls, frozen, perturbation, vit
 from .baseline import Baseline
 
 METHODS: dict[str, type[Baseline]] = {
     "grad-cam": cams.GradCAM,
     "grad-cam++": cams.GradCAMPlus,
     "layer-cam": cams.LayerCAM,
+    "hires-cam": cams.HiResCAM,
+    "finer-cam": cams.FinerCAM,
     "score-cam": perturbation.ScoreCAM,
     "ablation-cam": cams.AblationCAM,
+    "opti-cam": perturbation.OptiCAM,
     "rise": perturbation.RISE,
+    "rollout": vit.Rollout,
+    "legrad": vit.LeGrad,
+    "chefer": vit.Chefer,
     "own": controls.Own,
     "random": controls.Random,
     "centre": controls.Centre,

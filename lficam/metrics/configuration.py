@@ -73,6 +73,7 @@ def describe(explainer: object) -> dict:
     """
     if isinstance(explainer, Explainer):  # its classifier is described beside it
         settings = dataclasses.asdict(explainer.settings) | {"layers": _plain(explainer.layers)}
+        settings |= {} if explainer.auxiliary is None else {"auxiliary": identity(explainer.auxiliary)}
         return {"kind": _name(explainer), "weights": digest(explainer.state_dict())} | settings
     if isinstance(explainer, functools.partial):
         given = {"args": explainer.args} | explainer.keywords

@@ -202,7 +202,7 @@ def explained(
     the pass; others are called, and again for the images whose label is another class.
     Raises `InputError` for what is no map of each image.
     """
-    trained: dict[str, Explainer] = {name: e for name, e in explainers.items() if isinstance(e, Explainer)}
+    trained = {name: e for name, e in explainers.items() if isinstance(e, Explainer) and e.auxiliary is None}
     wanted = {layer.name for own in trained.values() for layer in own.layers}
     layers = [layer for layer in classifier.layers if layer.name in wanted]
     with torch.inference_mode():

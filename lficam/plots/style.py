@@ -19,7 +19,7 @@ class Look(NamedTuple):
 
     title: str
     colour: str = OTHER
-    marker: str = ""
+    marker: str | tuple[int, int] = ""
     trained: bool = True
 
 
@@ -36,13 +36,20 @@ LOOKS = {
     "tame-no-skip-no-norm": Look("no skip, no norm", "#0072B2"),
     "tame-sigmoid": Look("sigmoid", "#6A3D9A"),
     "t-tame": Look("T-TAME", "#CC79A7", "P"),
+    "p-tame": Look("P-TAME", "#B22222", (3, 1)),
     "own": Look("its own map", "#000000"),
     "grad-cam": Look("Grad-CAM", "#8C6D1F", "^", False),
     "grad-cam++": Look("Grad-CAM++", "#DDAA33", "v", False),
     "layer-cam": Look("LayerCAM", "#44AA99", "<", False),
+    "hires-cam": Look("HiResCAM", "#EE8866", "8", False),
+    "finer-cam": Look("FinerCAM", "#117733", "d", False),
     "score-cam": Look("Score-CAM", "#332288", ">", False),
     "ablation-cam": Look("Ablation-CAM", "#661100", "p", False),
+    "opti-cam": Look("Opti-CAM", "#EE3377", (4, 1), False),
     "rise": Look("RISE", "#AA4499", "h", False),
+    "rollout": Look("rollout (no class)", "#BBBBBB", "H", False),
+    "legrad": Look("LeGrad", "#999933", (6, 1), False),
+    "chefer": Look("Chefer et al.", "#882255", "x", False),
     "random": Look("random (control)", OTHER, "X", False),
     "centre": Look("centre (control)", "#999999", "*", False),
 }

@@ -278,6 +278,7 @@ def run_folder(job: Job, images: Images, model: Model | None = None, device: tor
         # What was chosen, whether it was given or is the default.
         settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
         settings |= {"options": dataclasses.asdict(model.settings)}
+        settings |= {} if model.auxiliary is None else {"auxiliary": model.auxiliary.described}
     text = json.dumps([settings, images.digest, len(images)], sort_keys=True)
     name = f"{job.method}-{job.short}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return files.root() / "runs" / job.dataset / name

@@ -2,12 +2,13 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
-from networks import TinyVGG, golden_images, golden_outputs, in_threads
+from networks import TinyConv, TinyVGG, golden_images, golden_outputs, in_threads
 from skimage.transform import resize
 from torch import nn
 from torchvision import models
@@ -23,8 +24,9 @@ from lficam.metrics import scoring
 
 CLASSES = 5
 MAPS = 12  # of which two are equal, one is 0 and one is 1 everywhere
-OPTIONS = {"rise": {"masks": 20}}
-EXPLAINERS = [name for name in METHODS if name not in ("own", "random", "centre")]
+OPTIONS = {"rise": {"masks": 20}, "opti-cam": {"steps": 5}}
+OF_TOKENS = ("rollout", "legrad", "chefer")  # which have test_vit.py
+EXPLAINERS = [name for name in METHODS if name not in ("own", "random", "centre", *OF_TOKENS)]
 LAYERED = [name for name in EXPLAINERS if name != "rise"]
 TARGET = torch.tensor([0, 3, 4])
 
@@ -118,6 +120,73 @@ def test_rise_equals_the_authors(tiny_vgg, golden_maps):
     maps = explainer(tiny_vgg[1][:1], golden_maps["target"][:1])
     torch.testing.assert_close(maps[:, ::3, ::3], wanted["map"], atol=1e-6, rtol=0)
     torch.testing.assert_close(minmax(maps)[:, ::3, ::3], wanted["map_minmax"], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def tiny_conv():
+    """By file: what it holds, its network, and its images."""
+
+    def read(name):
+        content = golden_outputs(name)
+        network = TinyConv(8, 12, 16)
+        network.load_state_dict(content["state"])
+        return content, frozen.freeze(network, size=32), content["image_uint8"].float() / 255
+
+    return read
+
+
+def test_hires_cam_equals_pytorch_grad_cam_and_adds_up_to_the_logit(tiny_conv):
+    wanted, classifier, images = tiny_conv("finer_hires_refine")
+    target = wanted["class_idx"]
+    large = minmax(normalise_and_upsample(make(classifier, "hires-cam", "layer3")(images), 32))
+    torch.testing.assert_close(large, wanted["hirescam_layer3"], atol=1e-5, rtol=0)
+    raw = make(classifier, "hires-cam", "layer3", relu=False)(images, target)
+    torch.testing.assert_close(raw, wanted["hirescam_layer3_raw_lowres"], atol=1e-6, rtol=0)
+    y = classifier(images).gather(1, target[:, None])[:, 0] - classifier.network.fc.bias[target]
+    torch.testing.assert_close(raw.sum((1, 2)), y.detach(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(raw.relu(), make(classifier, "grad-cam", "layer3")(images, target), atol=1e-5, rtol=1e-5)
+
+
+def test_finer_cam_equals_both_libraries(tiny_conv):
+    wanted, classifier, images = tiny_conv("finer_hires_refine")
+    torchcam = wanted["torchcam_0.5.0"]
+    finer = partial(make, classifier, "finer-cam", "layer3")
+    (raw,) = torchcam["finercam_gamma0.6_auto3"]["raw"]
+    torch.testing.assert_close(finer()(images), raw, atol=1e-6, rtol=0)
+    (raw,) = torchcam["finercam_gamma1_comparison_0_1"]["raw"]
+    torch.testing.assert_close(finer(gamma=1, against=[0, 1])(images), raw, atol=1e-6, rtol=0)
+    large = minmax(normalise_and_upsample(finer(protocol="authors")(images), 32))
+    torch.testing.assert_close(large, wanted["finercam_auto_alpha1"], atol=1e-5, rtol=0)
+    mild = partial(make, classifier, "finer-cam", "layer2")
+    for base in ("grad-cam", "layer-cam", "hires-cam"):  # which a contrast of 0 leaves as it is
+        plain = make(classifier, base, "layer2")(images, 3)
+        torch.testing.assert_close(mild(gamma=0, base=base)(images, 3), plain, atol=1e-6, rtol=1e-4)
+    assert finer(against=[3])(images, 3).eq(0).all()  # nothing sets a class apart from itself
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_opti_cam_equals_the_authors(tiny_conv, early_stop):
+    wanted, classifier, images = tiny_conv("opticam_tiny")
+    fixed = {
+        ("plain", "minmax", n): wanted["no_early_stop"][f"layer3_updates_{n}"] | {"n_steps_done": n} for n in (5, 50)
+    }
+    names = {"maxmin": "minmax"}
+    stopped = {
+        (objective, names.get(scale, scale), n): steps[f"steps_{n}"]
+        for (_, objective, scale, _), steps in ((name.split("_"), steps) for name, steps in wanted["cases"].items())
+        for n in (10, 50)
+    }
+    for (objective, scale, n), case in (stopped if early_stop else fixed).items():
+        options = {"steps": n, "objective": objective, "scale": scale, "early_stop": early_stop}
+        explainer = lficam.baseline(classifier, "opti-cam", "layer3", **options)
+        maps = explainer(images, wanted["class_idx"])
+        torch.testing.assert_close(maps, case["map"][:, 0], atol=1e-5 if n < 50 else 1e-4, rtol=0)
+        assert (explainer.forward_passes, explainer.counted) == (n, len(images) * (1 + case["n_steps_done"]))
+    if not early_stop:
+        seen = classifier(maps[:, None] * images).gather(1, wanted["class_idx"][:, None])[:, 0]
+        torch.testing.assert_close(
+            seen, wanted["no_early_stop"]["layer3_updates_50"]["masked_logit"], atol=1e-4, rtol=0
+        )
 
 
 # --- by hand: two feature maps, red and green, and logits that weigh their four pixels each
@@ -299,7 +368,7 @@ def test_a_batch_is_its_images_one_by_one_and_repeats(classifier, pixels, method
     explainer = make(classifier, method)
     maps = explainer(pixels, TARGET)
     one_by_one = torch.cat([explainer(pixels[i : i + 1], TARGET[i : i + 1]) for i in range(3)])
-    small = 1e-4 if method == "ablation-cam" else 1e-6  # which divides a difference by a logit
+    small = 1e-4 if method in ("ablation-cam", "opti-cam") else 1e-6  # a difference over a logit; steps by its sign
     torch.testing.assert_close(one_by_one, maps, atol=small, rtol=1e-5)
     assert torch.equal(make(classifier, method).attribute(pixels, TARGET), maps)
     with torch.inference_mode():
@@ -314,14 +383,15 @@ def test_the_predicted_class_is_explained_where_none_is_given_and_passes_are_cou
     first, last = seen_by(classifier.network.first), seen_by(classifier.network.fc)
     maps = explainer(pixels)
     # a map is equal to another, one is dead, one constant; and the clean pass
-    counts = {"score-cam": MAPS - 2 + 1, "ablation-cam": MAPS - 1 + 1, "rise": 21}
+    counts = {"score-cam": MAPS - 2 + 1, "ablation-cam": MAPS - 1 + 1, "rise": 21, "opti-cam": 6}
     assert explainer.counted == max(sum(first), sum(last)) == 3 * counts.get(method, 1)
     if method == "ablation-cam":  # eleven altered maps, and a batch of three images once
         assert first == [3, 1, 1, 1]
     del first[:], last[:]
     torch.testing.assert_close(explainer(pixels, predicted), maps, atol=1e-6, rtol=1e-5)
     assert explainer.counted == max(sum(first), sum(last))
-    assert explainer.forward_passes == {"score-cam": MAPS, "ablation-cam": MAPS, "rise": 20}.get(method, 1)
+    passes = {"score-cam": MAPS, "ablation-cam": MAPS, "rise": 20, "opti-cam": 5}
+    assert explainer.forward_passes == passes.get(method, 1)
     assert not torch.allclose(maps, explainer(pixels, (predicted + 1) % CLASSES))
 
 
@@ -360,7 +430,7 @@ def test_every_layer_can_be_explained(classifier, pixels, method, layer):
     apart = copy.deepcopy(classifier)
     apart.network.relu1.inplace = apart.network.relu2.inplace = False
     maps = make(classifier, method, layer)(pixels, 2)
-    assert maps.shape[1:] == ((2, 2) if layer == "avgpool" else (8, 8))
+    assert maps.shape[1:] == ((16, 16) if method == "opti-cam" else (2, 2) if layer == "avgpool" else (8, 8))
     torch.testing.assert_close(maps, make(apart, method, layer)(pixels, 2), atol=1e-6, rtol=1e-5)
 
 
@@ -409,7 +479,7 @@ def test_transformers_are_explained(pixels, method, build, layer, kind):
     explainer = make(build(), method, layer)
     assert explainer.layer.kind == kind
     maps = explainer(pixels)
-    assert maps.shape == (3, 4, 4)
+    assert maps.shape == ((3, 16, 16) if method == "opti-cam" else (3, 4, 4))
     assert maps.isfinite().all()
     assert maps.flatten(1).any(1).all() or kind == "channels-last"
     if method == "ablation-cam" and kind == "tokens":
@@ -426,8 +496,12 @@ def test_an_impossible_class_has_a_map_without_nan(classifier, pixels, method):
     with torch.no_grad():
         classifier.network.fc.bias[0] = -1e4
     assert classifier(pixels).softmax(1)[:, 0].eq(0).all()
-    options = {"score": "probability"} if method in ("grad-cam", "layer-cam", "ablation-cam") else {}
+    by_score = ("grad-cam", "layer-cam", "hires-cam", "ablation-cam")
+    options = {"score": "probability"} if method in by_score else {}
     maps = make(classifier, method, **options)(pixels, 0)
+    if method in ("finer-cam", "opti-cam"):  # by the logit, which is a number
+        assert maps.isfinite().all()
+        return
     assert maps.eq(0).all()
     assert normalise_and_upsample(maps, 16).eq(0).all()
 
@@ -442,7 +516,7 @@ def test_maps_without_range_are_finite(classifier, pixels, method, bias):
     for layer in ["relu2", "last"] if method in LAYERED else [None]:
         maps = make(classifier, method, layer)(pixels, 1)
         assert maps.isfinite().all()
-        follows_place = method in ("rise", "layer-cam")
+        follows_place = method in ("rise", "layer-cam", "hires-cam")
         assert follows_place or normalise_and_upsample(maps, 16).eq(0).all()
 
 
@@ -480,12 +554,13 @@ class Without(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("method", ["grad-cam", "rise"])
+@pytest.mark.parametrize("method", ["grad-cam", "opti-cam", "rise"])
 def test_a_classifier_that_computes_without_gradients(classifier, pixels, method):
     wanted = make(classifier, method)(pixels, 1)
     guarded = lambda layers: frozen.freeze(Without(classifier.network, layers), mean=0.4, std=0.3, size=16)  # noqa: E731
-    layer = "network.relu2" if method == "grad-cam" else None
-    assert torch.equal(make(guarded(4), method, layer)(pixels, 1), wanted)  # gradients begin behind the layer
+    layer = None if method == "rise" else "network.relu2"
+    if method != "opti-cam":
+        assert torch.equal(make(guarded(4), method, layer)(pixels, 1), wanted)  # gradients begin behind the layer
     for layers in (5, 7):
         if method == "rise":
             assert torch.equal(make(guarded(layers), method)(pixels, 1), wanted)
@@ -508,12 +583,24 @@ def test_a_layer_without_influence_is_refused():
         ("score-cam", {"protocol": "mine"}, "Unknown protocol 'mine'"),
         ("score-cam", {"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
         ("grad-cam", {"score": "softmax"}, "Unknown score 'softmax'"),
+        ("finer-cam", {"gamma": "strong"}, "gamma: expected a number, got 'strong'"),
+        ("finer-cam", {"against": [9]}, "Classes: expected whole numbers from 0 to 4"),
+        ("finer-cam", {"base": "rise"}, "Unknown base 'rise'"),
+        ("opti-cam", {"lr": 0}, "lr: expected a rate above 0, got 0"),
+        ("opti-cam", {"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        ("rollout", {}, "rollout explains vision transformers, and Sequential has no tokens: use grad-cam"),
         ("random", {"cells": 0}, "cells: expected a whole number"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(classifier, method, options, says):
     with pytest.raises(InputError, match=says):
         lficam.baseline(classifier, method, **options)
+
+
+def test_one_class_is_not_set_apart(classifier):
+    classifier.num_classes = 1
+    with pytest.raises(InputError, match="finer-cam sets a class apart from others, and this classifier has one"):
+        make(classifier, "finer-cam")
 
 
 # --- RISE and the controls

@@ -143,7 +143,7 @@ def training_free(classifier: Frozen, size: int, first: str = "grad-cam") -> lis
     makers = {
         f"{method} of {describe(classifier)}": functools.partial(registry.baseline, classifier, method)
         for method in sorted(registry.METHODS, key=lambda name: name != first)
-        if method != "own" or method == first
+        if method == first or (method != "own" and registry.METHODS[method].suits(classifier))
     }
     return [Opened(make, size, name, doubts(classifier)) for name, make in makers.items()]
 

@@ -100,8 +100,9 @@ def _training(job: "Job", options: dict[str, Any], asked: str) -> Step:
     needs = [_training(job.classifier, options, asked).id] if job.classifier else []
     settings = dataclasses.asdict(job)
     if job.explains:  # a default that is spelt out is no other training
-        chosen = learned.Settings(job.method, **learned.METHODS[job.method] | job.options)
-        settings["options"] = dataclasses.asdict(chosen)
+        own = {name: value for name, value in job.options.items() if name != "auxiliary"}
+        chosen = learned.Settings(job.method, **learned.METHODS[job.method] | own)
+        settings["options"] = job.options | dataclasses.asdict(chosen)
     name = f"train-{job.dataset}-{job.method}-{job.short.replace('/', '-')}-{digest(settings)}"
     values = {"job": dataclasses.asdict(job), "options": options}
     return Step(name, "train", f"{job.title} ({asked})", needs, threads=1 + options.get("workers", 0), values=values)

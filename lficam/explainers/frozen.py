@@ -198,7 +198,7 @@ class _TwoSided:
 
     def forward(self, images: Tensor) -> Tensor:
         z = features.logits_of(super().forward(images))  # type: ignore[misc]
-        if not torch.is_tensor(z) or z.numel() != len(images):
+        if not torch.is_tensor(z) or tuple(z.shape[1:]) not in ((), (1,)):
             found = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
             raise InputError(f'outputs="binary" is for a network of one logit an image, (B, 1), got {found}.')
         return torch.stack([-z.flatten() / 2, z.flatten() / 2], 1)

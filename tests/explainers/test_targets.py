@@ -99,7 +99,7 @@ def test_one_output_is_two_classes(single):
     assert configuration.identity(binary) != configuration.identity(value)
     assert configuration.identity(binary) == configuration.identity(freeze(network, size=32, outputs="binary"))
     images = datasets.load("photo-digits", "test", count=4)
-    explainers = {name: lficam.baseline(binary, name, **OPTIONS[name]) for name in ("grad-cam", "score-cam", "rise")}
+    explainers = {name: lficam.baseline(binary, name, **options) for name, options in OPTIONS.items()}
     explainers |= {"tame": lficam.attach(binary, "tame")}
     table = scoring.score(explainers, images, measures=["masking"])
     said = binary(images.pixels(range(4))).softmax(1).amax(1)

@@ -16,7 +16,8 @@ from .errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent  # where lficam itself lies; its tables come with it
 ABN = ("abn_top1_error", "abn_best_and_last", "abn_training_logs")
-PAPERS = (*ABN, "lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean", "ad_ic")
+LFI = ("lfi_top1_accuracy", "lfi_iou_per_model", "lfi_iou_mean")
+PAPERS = (*ABN, *LFI, "ad_ic", "attention_parameters", "forward_passes")
 TABLES = ("recipes.csv", "claims.csv", *(f"papers/{name}.csv" for name in PAPERS))
 FULL = errno.ENOSPC, errno.EDQUOT
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of all cores together in a period, or "max"

@@ -49,9 +49,10 @@ def attention_parameters() -> pd.DataFrame:
             mechanism = attach(_classifier(theirs["backbone"]), MECHANISMS[theirs["method"]]).mechanism
         empty = nn.Module()
         ours = {name: _count(getattr(mechanism, part, empty)) for name, part in PARTS.items()}
-        same = theirs == theirs | ours | {"total": _count(mechanism)}
+        total = _count(mechanism)
         place = {name: theirs[name] for name in ("method", "backbone")}
-        counted = {"published": theirs["total"], "reproduced": _count(mechanism), "equal": _word(same)}
+        same = theirs == place | ours | {"total": total}
+        counted = {"published": theirs["total"], "reproduced": total, "equal": _word(same)}
         rows.append(place | ours | counted)
     return pd.DataFrame(rows)
 

@@ -100,6 +100,8 @@ def test_failed_mended_killed_and_continued(home, capsys):
     process = start(home)
     try:
         wait_for(lambda: (home / "waits").exists() and list(plan.folder("smoke").glob("notebook-03_train-*.done")))
+        wait_for(lambda: not any("notebook-03_train" in command for command in processes(home)))
+        time.sleep(2)  # Snakemake, killed before it has seen that a step ended, takes its marker away
     finally:
         process.kill()
     out, _ = process.communicate(timeout=60)

@@ -204,6 +204,19 @@ def test_what_no_run_varies_has_the_room_of_the_images():
     assert verify.expected(reference.cells[CELLS[0]], 2.0) == (-2, 2)
 
 
+def test_a_share_of_0_in_all_runs_is_no_count():
+    """Not one of the images in five runs, and then one: a number outside, but none that has to be equal."""
+    rng = np.random.default_rng(1)
+    reference, ours = drawn(range(1, 6), rng), drawn([7], rng)
+    for name in ("reproduced", "low", "high"):
+        cell = CELLS[0]._replace(column=name)
+        reference.cells[cell], ours.cells[cell] = dict.fromkeys(range(1, 6), 0.0), {7: 0.5}
+    (found,) = verify.judge(ours, reference)
+    (one,) = [one for one in found.outside if one.cell == CELLS[0]]
+    assert (one.exact, one.distance) == (False, float("inf"))
+    assert found.agrees
+
+
 def incomparable():
     rng = np.random.default_rng(0)
     reference, ours = drawn(range(1, 6), rng), drawn([1], rng)

@@ -75,11 +75,12 @@ def holds(values: Values, claim: Claim) -> dict[int, bool]:
 
 def counted(text: str, file: str, figures: Path) -> str:
     """A page's text, or a notebook cell's, with the counts of its claims as the references in figures/ have them."""
+    reference = functools.cache(lambda profile: read(figures / profile))  # a text has many claims of one
     for claim in claims():
         match = claim.pattern.search(text) if claim.file == file else None
         if match and match.groups() and (figures / claim.profile / "values.csv").is_file():
             start, end = match.span(1)
-            if found := holds(read(figures / claim.profile), claim):
+            if found := holds(reference(claim.profile), claim):
                 text = f"{text[:start]}{sum(found.values())} of {len(found)}{text[end:]}"
     return text
 

@@ -3,8 +3,8 @@
 The reference is S runs that differ in the seed alone. A number agrees when it lies in the prediction interval of one
 more such run (`metrics.seeds`). How many agree is set against the reference itself: each of its runs is judged by the
 other S - 1 in the same way. A notebook agrees when each of our runs has a share not below what one more run of the
-reference would have, with an error of 5 % over all (Bonferroni); and what does not vary at all in the reference must be
-equal. Beside it stands how many of the reference's conclusions (`claims`) hold in the run.
+reference would have, with an error of 5 % over all (Bonferroni); and what has no interval and does not vary in the
+reference, as a count, must be equal. Beside it stands how many of the reference's conclusions (`claims`) hold in it.
 """
 
 import math
@@ -32,13 +32,17 @@ SHOWN = 20  # cells outside
 
 @dataclass
 class Outside:
-    """A number that does not agree: cell, seed, value, where it was expected, and how many half-widths away it is."""
+    """A number that does not agree: cell, seed, value, where it was expected, and how many half-widths away it is.
+
+    exact: it has no interval and is the same in all runs of the reference.
+    """
 
     cell: Cell
     seed: int
     value: float | None
     low: float
     high: float
+    exact: bool = False
 
     @property
     def distance(self) -> float:
@@ -74,8 +78,7 @@ class Judgement:
     @property
     def agrees(self) -> bool:
         """Whether the notebook's numbers agree."""
-        exact = not any(math.isinf(one.distance) for one in self.outside)
-        return exact and min(self.shares) >= self.least
+        return not any(one.exact for one in self.outside) and min(self.shares) >= self.least
 
 
 def judged(cell: Cell) -> bool:
@@ -174,15 +177,21 @@ def _outside(
     for cell, by_seed in reference.items():
         low, high = expected(by_seed, _room(cell, theirs, by_seed))
         if not inside(run[cell], low, high):
-            found.append(Outside(cell, seed, run[cell], low, high))
+            exact = low == high and not _bounded(cell, theirs)
+            found.append(Outside(cell, seed, run[cell], low, high, exact))
     return found
+
+
+def _bounded(cell: Cell, theirs: Values) -> bool:
+    """Whether a number has an interval over images."""
+    return theirs.cells.keys() >= {cell._replace(column=end) for end in bounds(cell.column)}
 
 
 def _room(cell: Cell, theirs: Values, by_seed: Mapping[int, float]) -> float:
     """Half the runs' own interval over images, for numbers that have one: no spread in five runs is luck."""
-    low, high = (cell._replace(column=end) for end in bounds(cell.column))
-    if not theirs.cells.keys() >= {low, high}:
+    if not _bounded(cell, theirs):
         return 0.0
+    low, high = (cell._replace(column=end) for end in bounds(cell.column))
     return float(np.mean([theirs.cells[high][s] - theirs.cells[low][s] for s in by_seed])) / 2
 
 

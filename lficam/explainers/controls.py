@@ -4,8 +4,10 @@ import zlib
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.datasets import Images
 from ..errors import InputError, check_numbers, positive
 from ..maps import check_pixels, check_range
 from ..models.attention import Classifier
@@ -76,6 +78,40 @@ class Random(Control):
         return torch.stack(maps).to(pixels.device)
 
 
+class Ones(Control):
+    """1 everywhere but in one corner, which min-max normalisation needs: a mask that hides nothing of the object."""
+
+    def _maps(self, pixels: Tensor, target: Tensor | None) -> Tensor:  # noqa: ARG002 - no class
+        """pixels (B, 3, H, W) -> maps (B, h, w) at a quarter of the resolution, on the same device."""
+        height, width = (max(2, side // 4) for side in pixels.shape[-2:])
+        maps = torch.ones(len(pixels), height, width, device=pixels.device)
+        maps[:, 0, 0] = 0
+        return maps
+
+
+class ExactMask:
+    """The object's exact mask as a map, (B, H, W), which a metric that asks for the object puts first.
+
+    images: a data set with masks, of colour; raises `InputError` for one without. A picture that is none of them has
+    the mask of the image with the same colours, pixel by pixel, which a mask in [0, 1] darkens but does not change.
+    """
+
+    forward_passes = 0
+
+    def __init__(self, classifier: Frozen | None, images: Images) -> None:
+        if images.masks is None:
+            raise InputError(f"{images.name} has no exact masks of its objects: photo-digits has.")
+        self.classifier, self.masks = classifier, images.masks
+        self.colours = F.normalize(images.pixels(range(len(images)))).flatten(1)
+
+    def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:  # noqa: ARG002 - no class
+        """Maps (B, H, W) of 0 and 1 for pixels (B, 3, H, W) of the size of the images."""
+        if pixels[0].numel() != self.colours.shape[1]:
+            raise InputError(f"pixels {tuple(pixels.shape)}: expected images of the size of the masks.")
+        like = (pixels.cpu().float().flatten(1) @ self.colours.T).argmax(1)
+        return self.masks[like].float().to(pixels.device)
+
+
 class InsideOut:
     """The map of another explainer turned inside out, which a metric that can be trusted puts below it."""
 
@@ -86,3 +122,15 @@ class InsideOut:
     def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:
         """Minus the raw maps (B, h, w) of the other one, which raises what it raises."""
         return -self.explainer(pixels, target)
+
+
+class Borrowed:
+    """The maps that an explainer makes of another classifier, as of one with random weights, shown as of this one."""
+
+    def __init__(self, explainer: Any, classifier: Frozen) -> None:
+        self.explainer, self.classifier = explainer, classifier
+        self.forward_passes = getattr(explainer, "forward_passes", 1)
+
+    def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:
+        """The raw maps (B, h, w) of the other one, which raises what it raises."""
+        return self.explainer(pixels, target)

@@ -35,6 +35,7 @@ METHODS: dict[str, type[Baseline]] = {
     "own": controls.Own,
     "random": controls.Random,
     "centre": controls.Centre,
+    "ones": controls.Ones,
 }
 
 

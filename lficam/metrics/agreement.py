@@ -1,8 +1,9 @@
 """Which metric can be trusted? How its ranking of explainers agrees with the mask's, and with those of other metrics.
 
-rows = agreement(score(explainers, images, measures=("masking", "overlap", "deletion")))
-rows = over_seeds([table_of_seed_1, ..., table_of_seed_5])
-matrix = between(tables)                                        # every metric with every other
+table = score(explainers, images, measures=("masking", "precision", "deletion"))
+rows = agreement(table)                                         # every metric with the mask
+matrix = between([table])                                       # every metric with every other, over several seeds
+rows = fooled(table, {"centre": ("exact mask", "centre")})      # who prefers the centre to the exact mask?
 
 Kendall's tau-b: of the pairs of explainers, those in the same order minus those in the other one, over the geometric
 mean of the pairs that are no ties in either ranking. 1 is the same ranking, 0 chance, -1 the reverse.
@@ -10,20 +11,26 @@ mean of the pairs that are no ties in either ranking. 1 is the same ranking, 0 c
 A mask says where the object *is*, not what the network used: a faithful map of a wrong network need not lie on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
 
+from ..data.datasets import Images, batches
 from ..errors import InputError, choose
-from . import seeds
+from ..explainers.frozen import Frozen
+from ..numerics import exact
+from . import faithfulness
 from .scoring import values_of
-from .statistics import average, bootstrap
+from .statistics import average, bootstrap, percentage
 
 LOWER = ("AD", "deletion", "MoRF", "complexity")  # first words of the measures of which less is better
-TRUTH = "energy"
-CHANCE = {"per image": 0.0, "undefined 0": 0.0, "of means": 0.0, "pairs": 0.5}
+TRUTH = "precision"
+OF_MASK = ("IoU", "energy", "pointing", "precision")  # measures that need the mask themselves
+SHOWN = ("the whole image", "the object alone", "the background, the object black", "the background, the object filled")
+RANKINGS = ("per image", "undefined 0", "of means", "pairs")
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> np.ndarray:
@@ -50,22 +57,24 @@ def _orders(values: np.ndarray) -> np.ndarray:
 def ranked(table: pd.DataFrame, measures: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """{measure: values (N, E) of images and explainers, larger is better}, of a table of `scoring.score`.
 
-    measures: of `summary`, by default all but those that leave images out. Raises `InputError` for unknown ones, fewer
-    than two explainers, and explainers that were not scored on the same images.
+    measures: of `summary`, by default all but those that leave images out or need the mask. Raises `InputError` for
+    unknown ones, fewer than two explainers, and explainers that were not scored on the same images.
     """
     parts = [part.set_index("image") for _, part in table.groupby("explainer", sort=False)]
     if len(parts) < 2 or not all(part.index.equals(parts[0].index) for part in parts):
         raise InputError("A ranking needs at least two explainers, scored on the same images in the same order.")
     found = [values_of(part) for part in parts]
-    names = [name for name in found[0] if not name.endswith("defined")] if measures is None else measures
-    signs = {name: -1 if name.split()[0] in LOWER else 1 for name in names}
-    return {name: signs[name] * np.stack([choose("measure", name, own) for own in found], 1) for name in names}
+    if measures is None:
+        measures = [name for name in found[0] if name not in OF_MASK and not name.endswith("defined")]
+    signs = {name: -1 if name.split()[0] in LOWER else 1 for name in measures}
+    return {name: signs[name] * np.stack([choose("measure", name, own) for own in found], 1) for name in measures}
 
 
 def agreement(table: pd.DataFrame, truth: str = TRUTH, measures: Sequence[str] | None = None) -> pd.DataFrame:
     """How each measure ranks the explainers of a table of `score` against the ranking by `truth`, a measure too.
 
-    truth: "energy", the share of the map in the exact mask; "IoU" depends on a threshold. Rows measure, ranking,
+    truth: "precision", average precision, which asks for the order of pixels alone; "energy", the share of the map in
+    the mask, prefers small maps, and "IoU" depends on a threshold. Rows measure, ranking,
     reproduced, low, high (95 % bootstrap over images, the same resamples for all), N:
     - "per image": tau-b of each image, mean of the N where both rankings order anything;
     - "undefined 0": mean of all images, with 0 for the others;
@@ -75,7 +84,7 @@ def agreement(table: pd.DataFrame, truth: str = TRUTH, measures: Sequence[str] |
     A ranking that orders nothing has no row. Raises `InputError` as `ranked`.
     """
     values, rows = ranked(table, measures), []
-    true = values.get(truth, ranked(table, [truth])[truth])
+    true = ranked(table, [truth])[truth]
     for name, own in values.items():
         if name == truth:
             continue
@@ -94,25 +103,20 @@ def agreement(table: pd.DataFrame, truth: str = TRUTH, measures: Sequence[str] |
     return pd.DataFrame(rows, columns=["measure", "ranking", "reproduced", "low", "high", "N"])
 
 
-def over_seeds(
-    tables: Sequence[pd.DataFrame], truth: str = TRUTH, measures: Sequence[str] | None = None
+def fooled(
+    table: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], measures: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """`agreement` of runs that differ in their seed: rows measure, ranking, reproduced (mean), low, high, above, S.
+    """How often a measure prefers the worse of two maps of an image, in percent; 50 is a coin.
 
-    low, high: interval of the mean over trainings and images (`seeds.interval`); above: in how many of the S runs that
-    have a value it is above chance. What one run alone has is left out. Raises `InputError` for fewer than two tables.
+    table: of `score`; pairs: {title: (the better explainer, the worse one)}; measures: as of `ranked`. Rows measure,
+    pair, reproduced, low, high (95 % bootstrap), N; ties count one half. Raises `InputError` as `ranked`, and for
+    unknown explainers.
     """
-    if len(tables) < 2:
-        raise InputError(f"tables: expected the scores of at least two seeds, got {len(tables)}.")
-    found, rows = pd.concat([agreement(table, truth, measures) for table in tables]), []
-    for (measure, ranking), part in found.groupby(["measure", "ranking"], sort=False):
-        if len(part) < 2:
-            continue
-        errors = [seeds.standard_error(low, high) for low, high in zip(part.low, part.high, strict=True)]
-        low, high = seeds.interval(part.reproduced.to_list(), errors)
-        above = int((part.reproduced > CHANCE[ranking]).sum())
-        row = {"reproduced": part.reproduced.mean(), "low": low, "high": high, "above": above, "S": len(part)}
-        rows.append({"measure": measure, "ranking": ranking} | row)
+    names, rows = table.explainer.unique().tolist(), []
+    for measure, values in ranked(table, measures).items():
+        for title, pair in pairs.items():
+            better, worse = (values[:, names.index(choose("explainer", name, names))] for name in pair)
+            rows.append({"measure": measure, "pair": title} | average(50 * (1 + np.sign(worse - better))))
     return pd.DataFrame(rows)
 
 
@@ -134,3 +138,28 @@ def between(
         found.append(np.where(known, tau, 0).sum(2) / np.where(known.any(2), known.sum(2), np.nan))
     names = list(values)
     return pd.DataFrame(np.mean(found, 0), names, names)
+
+
+@exact()
+@torch.inference_mode()
+def evidence(classifiers: Mapping[str, Frozen], images: Images, batch_size: int = 256) -> pd.DataFrame:
+    """Whether classifiers need what the mask shows: top-1 accuracy on whole images, on object and background alone.
+
+    The rest is black, which leaves the object's outline, or filled from around it (`faithfulness.road_impute`). Rows
+    classifier, shown, reproduced, low, high (Wilson's 95 %), N. Only where accuracy falls without the object, and not
+    without the background, can the mask judge a map. Raises `InputError` without masks.
+    """
+    if images.masks is None:
+        raise InputError(f"{images.name} has no exact masks of its objects: photo-digits has.")
+    rows = []
+    for name, classifier in classifiers.items():
+        right: dict[str, list[bool]] = {shown: [] for shown in SHOWN}
+        device = classifier.eval().normalise.mean.device
+        for pixels, labels, at in batches(images, batch_size, device=device):
+            mask = images.masks[at].to(device)
+            filled = faithfulness.road_impute(pixels, mask, 0).clamp(0, 1)
+            seen = (pixels, pixels * mask[:, None], pixels * ~mask[:, None], filled)
+            for shown, altered in zip(SHOWN, seen, strict=True):
+                right[shown] += (classifier(altered).argmax(1) == labels).tolist()
+        rows += [{"classifier": name, "shown": shown} | percentage(found) for shown, found in right.items()]
+    return pd.DataFrame(rows)

@@ -59,6 +59,24 @@ def energy_in_mask_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
     return torch.where(total > 0, (maps * masks).sum((1, 2)) / total.clamp(min=1e-300), 0)
 
 
+def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
+    """How well the order of the map's pixels finds the mask: maps (N, H, W), masks bool (N, H, W) -> (N,) in [0, 1].
+
+    The mean over the mask's pixels of the mask's share among the pixels that the map puts as high or higher; chance is
+    the mask's share of the image. It needs no threshold, and a map may be scaled, shifted or sharpened. An empty mask
+    has 0. Raises `InputError` for maps with NaN or of another size, and other masks.
+    """
+    _check_masks(maps, masks)
+    return average_precision_unchecked(maps, masks)
+
+
+def average_precision_unchecked(maps: Tensor, masks: Tensor) -> Tensor:
+    values, inside = maps.double().flatten(1), masks.flatten(1)
+    known = values.where(inside, -torch.inf)
+    above, found = (n.shape[1] - torch.searchsorted(n.sort(1).values, values) for n in (values, known))
+    return (inside * found / above).sum(1) / inside.sum(1).clamp(min=1)
+
+
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether the map's maximum lies in the mask: maps (N, H, W), masks bool (N, H, W) -> bool (N,).
 

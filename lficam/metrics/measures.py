@@ -23,7 +23,7 @@ from ..maps import ROUNDING, normalise_and_upsample, upsample
 from . import faithfulness, localisation, single_deletion
 from .checks import check_finite
 
-MEASURES: tuple[str, ...] = ("masking", "overlap", "sparsity", "insertion", "deletion", "road")
+MEASURES: tuple[str, ...] = ("masking", "overlap", "precision", "sparsity", "insertion", "deletion", "road")
 MEASURES += ("adcc", "adcc-normalised", "arcc", "single-deletion")
 PRECISIONS = ("float32", "bfloat16")
 Columns = dict[str, Tensor]
@@ -105,8 +105,8 @@ def measure(
 ) -> dict[str, Columns]:
     """{explainer: {column: values (B,), on the CPU}} for images (B, 3, H, W) in [0, 1] and, perhaps, masks (B, H, W).
 
-    Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, correlation, pointing (with masks);
-    coherency, undefined (whether it is, then coherency is 0), coherency_normalised ..., complexity, road;
+    Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, correlation, pointing,
+    precision (with masks); coherency, undefined (whether it is, then coherency is 0), coherency_normalised ..., complexity, road;
     single_deletion, single_deletion_undefined; sparsity; insertion and deletion (areas), insertion_0 ... (after each
     step); morf_10 ..., lerf_10 ... (whether the prediction is still the same without the most or least relevant 10 %).
     Raises `InputError` for pixels outside [0, 1], and maps and answers that are not finite, naming explainer and image.
@@ -344,6 +344,8 @@ def _of_maps(plan: Plan, maps: Tensor, masks: Tensor | None) -> Columns:
         columns["energy"] = localisation.energy_in_mask_unchecked(maps, masks)
         columns["correlation"] = localisation.mask_correlation_unchecked(maps, masks)
         columns["pointing"] = localisation.pointing_game_unchecked(maps, masks).long()
+    if "precision" in plan.measures and masks is not None:
+        columns["precision"] = localisation.average_precision_unchecked(maps, masks)
     if "sparsity" in plan.measures:
         columns["sparsity"] = localisation.sparsity_unchecked(maps)
     if plan.spaces:

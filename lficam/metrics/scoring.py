@@ -60,6 +60,7 @@ def score(
     explainers: {name: explainer} of one classifier. measures: of
     - "masking": masked_100 ..., the probability when the top 100 % ... (`fractions`) of the map mask the image;
     - "overlap": iou, energy, correlation (with the mask), pointing, where the images have exact masks;
+    - "precision": average precision of the map's order of pixels for the mask, where there are masks;
     - "sparsity": Gini index of the map;
     - "insertion", "deletion": areas under the curves of `steps` steps, with the curves insertion_0 ...;
     - "road": morf_10 ..., lerf_10 ..., whether the prediction stays without the most or least relevant 10 % ...;
@@ -230,7 +231,7 @@ def values_of(part: pd.DataFrame) -> dict[str, np.ndarray]:
         masked = torch.tensor(part["masked_100"].to_numpy())
         measures["AG 100"] = faithfulness.average_gain(clean, masked).numpy()
     measures |= {t: part[t.lower()].to_numpy(float) for t in ("IoU", "energy", "pointing") if t.lower() in part}
-    measures |= {t: part[t].to_numpy(float) for t in ("sparsity", "insertion", "deletion") if t in part}
+    measures |= {t: part[t].to_numpy(float) for t in ("precision", "sparsity", "insertion", "deletion") if t in part}
     measures |= {t: part[t].to_numpy(float) for t in ("coherency", "complexity") if t in part}
     if "coherency_normalised" in part:
         measures["coherency normalised"] = part.coherency_normalised.to_numpy(float)
@@ -251,8 +252,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Per explainer the mean of every measure of its scores: value, 95 % bootstrap interval, N.
 
     table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
-    whose maximum lies in the mask); sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the percentage of
-    predictions that stay, mean of ROAD's levels; coherency, complexity, ADCC and ARCC as in `combined.COMBINATIONS`,
+    whose maximum lies in the mask), average precision; sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the
+    percentage of predictions that stay, mean of ROAD's levels; coherency, complexity, ADCC and ARCC as in `combined.COMBINATIONS`,
     "single deletion", each with 0 where it is undefined, and in "... defined" over the other images alone.
     Returns rows explainer, measure, reproduced, low, high, N.
     """

@@ -65,15 +65,13 @@ def without_cell(pixels: Tensor, cell: int | Tensor, fill: Sequence[float] | Ten
 
 
 class _InDomain(Source):
-    """The images of another source; of those read for training every other one is without a cell, drawn at random."""
+    """The images of another source; about every other one that is read is without a cell, drawn at random."""
 
     def __init__(self, source: Source, fill: Sequence[float]) -> None:
         self.source, self.fill = source, [round(255 * value) for value in fill]
 
     def read(self, rows: Tensor, augment: bool, seed: int) -> Tensor:
         pixels = self.source.read(rows, augment, seed)
-        if not augment:
-            return pixels
         drawn = draws(seed, rows, 5)[:, 3:]  # the first three augment
         cells = torch.from_numpy((drawn[:, 0] % np.uint64(CELLS**2)).astype(np.int64))
         whole = torch.from_numpy(drawn[:, 1] < 2**63)[:, None, None, None]
@@ -87,7 +85,7 @@ class _InDomain(Source):
 def in_domain(images: Images) -> Images:
     """The same images for a training (`loop.fit`) that makes deletions part of the domain.
 
-    Each time an image is read for training, one of the 16 cells is the mean colour, with probability 1/2; as always the
-    draw depends on seed, epoch and image alone. Without augmentation, as validation reads them, images are whole.
+    Each time an image is read, one of the 16 cells is the mean colour, with probability 1/2; as always the draw depends
+    on seed, epoch and image alone. Validation reads the images themselves.
     """
     return dataclasses.replace(images, source=_InDomain(images.source, images.mean))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import seaborn
 from adjustText import adjust_text
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
@@ -534,3 +535,27 @@ def _label(
     lead = {"target_x": x, "target_y": y, "arrowprops": line, "min_arrow_len": 12 * point}
     objects = [Bbox(back(box.get_points())) for box in covered]
     adjust_text(texts, objects=objects, ax=axis, iter_lim=1000, **rules, **lead)
+
+
+# --- Metrics compared
+
+
+@styled
+def heat_map(values: pd.DataFrame, label: str, scale: tuple[float, float, float]) -> Figure:
+    """A table of numbers as coloured cells with their values; scale: the least, the neutral and the largest value.
+
+    values: rows and columns by their names; label: of the colours. As wide as a column (85 mm) up to six columns.
+    """
+    rows, columns = values.shape
+    size = (1.35 + 0.4 * columns if columns > 6 else 3.35, 1.1 + 0.22 * rows)
+    figure, axis = plt.subplots(figsize=size)
+    low, middle, high = scale
+    digits = {"fmt": ".0f" if high - low > 10 else ".2f", "annot_kws": {"fontsize": 6.5}}
+    colours = {"cmap": "RdBu_r" if low >= 0 else "RdBu", "vmin": low, "center": middle, "vmax": high}
+    bar = {"label": label, "shrink": 0.6}
+    seaborn.heatmap(values, annot=True, ax=axis, linewidths=0.5, cbar_kws=bar, **digits, **colours)
+    axis.set(xlabel="", ylabel="")
+    axis.grid(False)
+    axis.tick_params(length=0, labelsize=7.5)
+    axis.set_xticklabels(axis.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    return figure

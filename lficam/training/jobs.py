@@ -27,6 +27,7 @@ from ..errors import InputError, check_fields, choose
 from ..explainers import learned
 from ..explainers.learned import Explainer
 from ..explainers.load import load
+from ..metrics import single_deletion
 from ..metrics.evaluation import one_class, predict, predicted_labels
 from ..models import checkpoints
 from ..models.registry import create
@@ -59,6 +60,7 @@ class Job:
     recipe: Recipe = field(default_factory=Recipe)
     layers: tuple[str, ...] = ()
     weights: str = "papers"  # of a classifier by name
+    deletions: bool = False  # of a classifier: images in training lose a cell (`single_deletion.in_domain`)
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, Job):
@@ -74,6 +76,8 @@ class Job:
                 f"backbone: {self.method} is trained from a backbone's name, as resnet-20, got the file "
                 f"{self.backbone}: to explain what is in it choose a method as tame."
             )
+        if self.deletions and self.explains:
+            raise InputError(f"deletions: classifiers are trained with them, and {self.method} is an explainer.")
         for name in ("size", "train_count", "validation_count"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
@@ -103,7 +107,7 @@ class Job:
 
     def images(self, split: str, count: int = 0) -> Images:
         """The data set's split, `datasets.Images`."""
-        return datasets.load(
+        images = datasets.load(
             self.dataset,
             split,
             root=self.data_root or None,
@@ -111,6 +115,7 @@ class Job:
             count=count or None,
             recipe="explainer" if self.explains else "classifier",
         )
+        return single_deletion.in_domain(images) if self.deletions and split == "train" else images
 
     def model(self, images: Images) -> Model:
         """What is to be trained, its weights random; of an explainer the classifier is trained first."""
@@ -270,6 +275,7 @@ def run_folder(job: Job, images: Images, model: Model | None = None, device: tor
     Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
     """
     settings = dataclasses.asdict(job) | {"data_root": ""}
+    settings.pop("deletions")  # the images say so
     if precision_of(job.recipe, torch.device(device or best_device())) == "bfloat16":
         settings["recipe"]["precision"] = "bfloat16"
     if job.explains:

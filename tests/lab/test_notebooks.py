@@ -145,3 +145,28 @@ def test_results_of_06(project):
     assert set(control.compared) == {"same image", "another image"}
     assert len(pd.read_csv(folder / "masks.csv")) == 8
     assert [f["file"] for f in record["figures"]] == ["between-models.png", "threshold.png"]
+
+
+def test_results_of_07(project):
+    record, folder = project.execute("07_metrics", test_count=8), project.reports / "07_metrics"
+    evidence = pd.read_csv(folder / "evidence.csv")
+    assert len(evidence) == 4
+    assert evidence.reproduced.between(0, 100).all()
+    scores = pd.read_csv(folder / "scores.csv").set_index(["explainer", "measure"]).reproduced
+    assert scores["exact mask", "precision"] == pytest.approx(1)
+    assert scores["inside out", "energy"] == 0
+    assert scores["ones", "AD 100"] < scores["random", "AD 100"]
+    agreement = pd.read_csv(folder / "agreement.csv")
+    assert set(agreement.truth) == {"precision", "energy"}
+    assert {"AD 100", "insertion", "ADCC", "ARCC", "single deletion"} <= set(agreement.measure)
+    assert not {"precision", "energy", "IoU"} & set(agreement.measure)
+    between = pd.read_csv(folder / "between.csv")
+    assert between["tau-b"].dropna().between(-1, 1).all()
+    fooled = pd.read_csv(folder / "fooled.csv").set_index(["measure", "pair"]).reproduced
+    assert fooled["complexity", "ones"] == 0
+    networks = pd.read_csv(folder / "networks.csv").set_index("measure")
+    assert len(networks) == 3 * 4  # measures; two networks, each trained twice
+    assert networks.reproduced["single deletion"].between(-1, 1).all()
+    assert {f["file"] for f in record["figures"]} == {
+        "known.png", "agreement.png", "between.png", "fooled.png", "networks.png"
+    }  # fmt: skip

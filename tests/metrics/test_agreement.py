@@ -1,14 +1,19 @@
 """Rankings of explainers by metrics and by the mask: against scipy's outputs, and by hand."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torch.nn.functional as F
 from networks import golden_outputs, small
 from scipy import stats
 
 import lficam
 from lficam.data import datasets
 from lficam.errors import InputError
+from lficam.explainers import controls
 from lficam.explainers.controls import InsideOut
 from lficam.explainers.frozen import freeze
 from lficam.metrics import agreement, scoring
@@ -55,7 +60,7 @@ def test_agreement_of_a_table(golden):
         "reversed": "deletion",
     }
     columns = {column: golden["metrics"][name].numpy() for name, column in names.items()}
-    table = as_table(columns | {"energy": golden["truth_explainer_x_image"]})
+    table = as_table(columns | {"precision": golden["truth_explainer_x_image"]})
     rows = agreement.agreement(table).set_index(["measure", "ranking"])
     for name, column in names.items():
         wanted, sign = golden["per_metric"][name], -1 if column == "deletion" else 1
@@ -67,7 +72,7 @@ def test_agreement_of_a_table(golden):
     assert rows.N["insertion", "per image"] == 11
     lost = rows.reproduced["insertion", "per image"] * 11 / 12
     assert rows.reproduced["insertion", "undefined 0"] == pytest.approx(lost)
-    assert agreement.agreement(table, measures=["sparsity"]).ranking.tolist() == list(agreement.CHANCE)
+    assert agreement.agreement(table, measures=["sparsity"]).ranking.tolist() == list(agreement.RANKINGS)
     order = golden["metric_names"]
     between = agreement.between([table, table], measures=list(names.values()))
     means = agreement.between([table], "of means", list(names.values()))
@@ -82,25 +87,72 @@ def test_agreement_of_a_table(golden):
 
 
 def test_pairs_by_hand():
-    table = as_table({"sparsity": np.array([[1, 1.0], [2, 1], [3, 0]]), "energy": np.array([[0, 0.0], [1, 0], [2, 1]])})
+    table = as_table(
+        {"sparsity": np.array([[1, 1.0], [2, 1], [3, 0]]), "precision": np.array([[0, 0.0], [1, 0], [2, 1]])}
+    )
     pairs = agreement.agreement(table).set_index("ranking").loc["pairs"]
     assert pairs.reproduced == pytest.approx(3 / 5)  # 3 of 3; of the second image two pairs, both the other way round
-    table["energy"] = 0.0
+    table["precision"] = 0.0
     assert agreement.agreement(table).empty
 
 
-def test_over_seeds():
-    rng = np.random.default_rng(1)
-    truth = rng.random((5, 30))
-    noisy = [truth + 0.3 * rng.random((5, 30)) for _ in range(3)]
-    tables = [as_table({"sparsity": own, "deletion": own, "energy": truth}) for own in noisy]
-    rows = agreement.over_seeds(tables).set_index(["measure", "ranking"])
-    assert rows.S.tolist() == [3] * len(rows)
-    assert rows.above["sparsity"].tolist() == [3] * 4
-    assert rows.above["deletion"].tolist() == [0] * 4
-    single = [agreement.agreement(table).reproduced[0] for table in tables]
-    assert rows.reproduced["sparsity", "per image"] == pytest.approx(np.mean(single))
-    assert (rows.low <= rows.reproduced).all()
+def test_fooled_by_hand():
+    """Of two images one prefers the worse map and one is a tie; of deletion less is better."""
+    table = as_table({"sparsity": np.array([[1, 1.0], [2, 1]]), "deletion": np.array([[1, 1.0], [2, 1]])})
+    rows = agreement.fooled(table, {"bad": ("e0", "e1")}).set_index("measure")
+    assert rows.reproduced.to_dict() == {"sparsity": 75, "deletion": 25}
+    assert rows.pair.tolist() == ["bad"] * 2
+    with pytest.raises(InputError, match="Unknown explainer 'centre'"):
+        agreement.fooled(table, {"bad": ("e0", "centre")})
+
+
+class Sees(torch.nn.Module):
+    """Class 1 where a pixel in the upper left corner is bright, else class 0."""
+
+    def forward(self, x):
+        bright = x[:, 0, 0, 0] - 0.5
+        return torch.stack([-bright, bright], 1)
+
+
+def test_evidence():
+    """A classifier that looks at the corner needs the object there, and nothing else."""
+    pixels = torch.full((4, 3, 6, 6), 50, dtype=torch.uint8)
+    labels, masks = torch.tensor([0, 1, 0, 1]), torch.zeros(4, 6, 6, dtype=torch.bool)
+    pixels[labels == 1, :, 0, 0], masks[:, 0, 0] = 250, True
+    images = dataclasses.replace(lficam.images(pixels, labels, "ab"), masks=masks)
+    classifier = freeze(Sees(), size=6, mean=(0, 0, 0), std=(1, 1, 1))
+    rows = agreement.evidence({"sees": classifier}, images).set_index("shown")
+    assert rows.reproduced[list(agreement.SHOWN)].tolist() == [100, 100, 50, 50]
+    with pytest.raises(InputError, match="no exact masks"):
+        agreement.evidence({"sees": classifier}, dataclasses.replace(images, masks=None))
+
+
+def test_maps_of_known_quality():
+    images = datasets.load("photo-digits", "test", count=8)
+    classifier = freeze(small(10), size=32)
+    exact, ones = controls.ExactMask(classifier, images), lficam.baseline(classifier, "ones")
+    pixels = images.pixels(range(8))
+    assert torch.equal(exact(pixels), images.masks.float())
+    centre = F.interpolate(lficam.baseline(classifier, "centre")(pixels)[:, None], 32)
+    assert torch.equal(exact(pixels * centre), images.masks.float())  # masked, they are still the same
+    assert torch.equal(exact(pixels * images.masks[:, None]), images.masks.float())
+    assert ones(pixels).unique().tolist() == [0, 1]
+    assert (ones(pixels) == 0).sum((1, 2)).tolist() == [1] * 8
+    grad = lficam.baseline(freeze(small(10, seed=1), size=32), "grad-cam")
+    borrowed, target = controls.Borrowed(grad, classifier), torch.arange(8)
+    assert torch.equal(borrowed(pixels, target), grad(pixels, target))
+    explainers = {"exact": exact, "ones": ones, "inside out": InsideOut(exact), "borrowed": borrowed}
+    table = scoring.score(explainers, images, measures=("precision", "masking"))
+    found = scoring.summary(table).set_index(["explainer", "measure"]).reproduced
+    assert found["exact", "precision"] == 1
+    share = images.masks.double().mean((1, 2))
+    assert found["ones", "precision"] == pytest.approx(share.mean().item(), rel=0.1)  # as chance
+    assert found["inside out", "precision"] == pytest.approx(share.mean().item())  # all of it comes last, at once
+    assert found["ones", "AD 100"] < 5
+    with pytest.raises(InputError, match="no exact masks"):
+        controls.ExactMask(classifier, dataclasses.replace(images, masks=None))
+    with pytest.raises(InputError, match="of the size of the masks"):
+        exact(pixels[:, :, :16])
 
 
 def test_a_map_turned_inside_out_is_below():
@@ -108,7 +160,7 @@ def test_a_map_turned_inside_out_is_below():
     images = datasets.load("photo-digits", "test", count=8)
     centre = lficam.baseline(freeze(small(10), size=32), "centre")
     table = scoring.score({"centre": centre, "reverse": InsideOut(centre)}, images, measures=("overlap", "sparsity"))
-    energy = agreement.ranked(table)["energy"]
+    energy = agreement.ranked(table, ["energy"])["energy"]
     assert (energy[:, 0] > energy[:, 1]).all()
     pixels = images.pixels(range(2))
     assert (InsideOut(centre)(pixels) == -centre(pixels)).all()
@@ -125,5 +177,3 @@ def test_errors():
         agreement.agreement(table, "IoU")
     with pytest.raises(InputError, match="Unknown ranking 'pairs'"):
         agreement.between([table], "pairs")
-    with pytest.raises(InputError, match="scores of at least two seeds, got 1"):
-        agreement.over_seeds([table])

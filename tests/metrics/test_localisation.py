@@ -8,6 +8,7 @@ from lficam.errors import InputError
 from lficam.losses import correct
 from lficam.metrics.evaluation import one_class
 from lficam.metrics.localisation import (
+    average_precision,
     energy_in_mask,
     intersection_over_union,
     mask_correlation,
@@ -60,6 +61,20 @@ def test_energy():
     assert energy_in_mask(MAP * 0, MASK).item() == 0
 
 
+def test_average_precision():
+    """By hand, ties together; by its definition on random maps; the same for any map in the same order."""
+    maps, masks = torch.tensor([[[4.0, 3], [2, 1]]]), torch.tensor([[[True, False], [True, False]]])
+    assert average_precision(maps, masks).item() == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert average_precision(maps * 0, masks).item() == pytest.approx(2 / 4)  # all at once: the share of the mask
+    assert average_precision(maps, ~(masks | ~masks)).item() == 0
+    torch.manual_seed(0)
+    maps, masks = torch.randint(5, (20, 6, 5)).double(), torch.rand(20, 6, 5) < 0.3
+    for own, mask, found in zip(maps, masks, average_precision(maps, masks), strict=True):
+        shares = [mask[own >= value].double().mean() for value in own[mask]]
+        assert found.item() == pytest.approx(torch.stack(shares).mean().item())
+    assert torch.equal(average_precision(maps.exp() - 7, masks), average_precision(maps, masks))
+
+
 def test_mask_correlation():
     assert mask_correlation(MAP, MASK).item() == pytest.approx(0.5 / 0.5**0.5)  # MAP's deviations -.5, 0, .5, 0
     assert mask_correlation(1 - MAP, MASK).item() == pytest.approx(-(0.5**0.5))  # turned inside out
@@ -105,7 +120,8 @@ def test_rank_correlation():
 
 
 @pytest.mark.parametrize(
-    "metric", [intersection_over_union, energy_in_mask, mask_correlation, pointing_game, rank_correlation]
+    "metric",
+    [intersection_over_union, average_precision, energy_in_mask, mask_correlation, pointing_game, rank_correlation],
 )
 def test_maps_that_do_not_fit_are_refused(metric):
     with pytest.raises(InputError, match="upsample the maps first"):

@@ -203,3 +203,12 @@ def test_explainers_look_alike_everywhere_and_differ_from_each_other():
     assert style.looks(["rise"])["rise"] == found["rise"]
     assert found["tame, 1 layer"].colour == found["tame"].colour
     assert (found["mine"].title, found["mine"].colour) == ("mine", style.OTHER)
+
+
+def test_heat_map_holds_every_value_in_its_cell():
+    values = pd.DataFrame([[1.0, -0.25], [0.5, 1]], ["AD", "insertion"], ["AD", "insertion"])
+    axis, bar = charts.heat_map(values, "tau-b", (-1, 0, 1)).axes
+    assert [text.get_text() for text in axis.texts] == ["1.00", "-0.25", "0.50", "1.00"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["AD", "insertion"]
+    assert bar.get_ylabel() == "tau-b"
+    assert [text.get_text() for text in charts.heat_map(100 * values, "%", (0, 50, 100)).axes[0].texts][0] == "100"

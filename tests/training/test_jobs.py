@@ -216,3 +216,14 @@ def test_explainer_learns_what_the_classifier_says():
 def test_no_classifier_is_built_on_a_trained_one():
     with pytest.raises(InputError, match="backbone: abn cannot be built on"):
         Job("abn", CLASSIFIER)
+
+
+def test_trained_with_deletions_is_another_training_of_the_same_name_without():
+    """Images in training lack cells, in validation none; a job without deletions is the one that it was."""
+    whole, deleted = JOB, dataclasses.replace(JOB, deletions=True)
+    images = [job.images("train", 64) for job in (whole, deleted)]
+    assert not torch.equal(*(own.pixels(range(64)) for own in images))
+    assert torch.equal(*(job.images("validation", 60).pixels(range(60)) for job in (whole, deleted)))
+    assert len({jobs.run_folder(job, own) for job, own in zip((whole, deleted), images, strict=True)}) == 2
+    with pytest.raises(InputError, match="deletions: classifiers are trained with them, and tame is an explainer"):
+        Job("tame", JOB, deletions=True)

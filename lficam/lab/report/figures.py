@@ -48,6 +48,10 @@ PANELS: Mapping[str, Sequence[Panel]] = {
     "04_tame": MASKED,
     "05_ad_ic": (AD, _scores("AD 15", "AD 15 (%) ↓"), *CURVES),
     "06_iou": (Panel("IoU between models", "average", r"(?P<group>.*) \| (?P<method>[^|]*)"),),
+    "07_metrics": (
+        Panel("tau-b with the mask, per image", "agreement", r"precision \| (?P<method>[^|]*) \| per image"),
+        Panel("tau-b with the mask, of means", "agreement", r"precision \| (?P<method>[^|]*) \| of means"),
+    ),
 }
 
 

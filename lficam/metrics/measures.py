@@ -106,9 +106,10 @@ def measure(
     """{explainer: {column: values (B,), on the CPU}} for images (B, 3, H, W) in [0, 1] and, perhaps, masks (B, H, W).
 
     Columns: class (predicted), probability (of it); masked_100 ...; iou, energy, correlation, pointing,
-    precision (with masks); coherency, undefined (whether it is, then coherency is 0), coherency_normalised ..., complexity, road;
-    single_deletion, single_deletion_undefined; sparsity; insertion and deletion (areas), insertion_0 ... (after each
-    step); morf_10 ..., lerf_10 ... (whether the prediction is still the same without the most or least relevant 10 %).
+    precision (with masks); coherency, undefined (whether it is, then coherency is 0), coherency_normalised ...,
+    complexity, road; single_deletion, single_deletion_undefined; sparsity; insertion and deletion (areas), insertion_0
+    ... (after each step); morf_10 ..., lerf_10 ... (whether the prediction is still the same without the most or least
+    relevant 10 %).
     Raises `InputError` for pixels outside [0, 1], and maps and answers that are not finite, naming explainer and image.
     """
     at_once, parts = _at_once(pixels), []

@@ -253,8 +253,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     table: of `score`. "AD 100" ..., "IC 100" ... and "AG 100" in percent; IoU, energy and pointing (the share of maps
     whose maximum lies in the mask), average precision; sparsity; insertion and deletion (areas); "MoRF" and "LeRF", the
-    percentage of predictions that stay, mean of ROAD's levels; coherency, complexity, ADCC and ARCC as in `combined.COMBINATIONS`,
-    "single deletion", each with 0 where it is undefined, and in "... defined" over the other images alone.
+    percentage of predictions that stay, mean of ROAD's levels; coherency, complexity, ADCC and ARCC as in
+    `combined.COMBINATIONS`, "single deletion", each with 0 where it is undefined, and in "... defined" over the other
+    images alone.
     Returns rows explainer, measure, reproduced, low, high, N.
     """
     rows = []

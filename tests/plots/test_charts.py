@@ -211,4 +211,4 @@ def test_heat_map_holds_every_value_in_its_cell():
     assert [text.get_text() for text in axis.texts] == ["1.00", "-0.25", "0.50", "1.00"]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["AD", "insertion"]
     assert bar.get_ylabel() == "tau-b"
-    assert [text.get_text() for text in charts.heat_map(100 * values, "%", (0, 50, 100)).axes[0].texts][0] == "100"
+    assert charts.heat_map(100 * values, "%", (0, 50, 100)).axes[0].texts[0].get_text() == "100"

@@ -45,7 +45,7 @@ class Rung:
         self.layout = torch.channels_last if top >= 2 else torch.contiguous_format
         torch.manual_seed(0)
         self.model = lficam.create(method, given.backbone, 10).to(self.device, memory_format=self.layout).train()
-        self.optimizer = loop.sgd(self.model, self.recipe)
+        self.optimizer = loop.optimiser(self.model, self.recipe)
         for group in self.optimizer.param_groups:
             group["fused"] = True if top >= 3 else None  # None is torch's own choice
         images = random_images(given.images)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import lficam
 from benchmarks import timing
 from lficam.losses import explanation_loss
-from lficam.training.loop import memory_format, set_rates, sgd, train_step
+from lficam.training.loop import memory_format, optimiser, set_rates, train_step
 from lficam.training.recipes import Recipe
 
 MODELS = [
@@ -82,7 +82,7 @@ def compare(method, network, batch, rounds, device):
     torch.manual_seed(0)
     explainer = lficam.attach(network, method, weights="random").to(device)
     reference = Reference(explainer)
-    optimizer = sgd(explainer, RECIPE)
+    optimizer = optimiser(explainer, RECIPE)
     set_rates(optimizer, RECIPE.lr, RECIPE.momentum)
     pixels, labels = torch.rand(batch, 3, 224, 224, device=device), torch.randint(1000, (batch,), device=device)
     difference = check(explainer, reference, pixels, labels)

@@ -28,14 +28,17 @@ def explanation_loss(
     cross_entropy: float = 1.5,
     area: float = 2.0,
     variation: float = 0.01,
+    border: float = 0.3,
+    power: float = 0.3,
 ) -> dict[str, Tensor]:
-    """The loss of L-CAM, TAME and T-TAME, each term with its weight; a weight of 0 leaves a term out.
+    """The loss of L-CAM and of all TAMEs, each term with its weight; a weight of 0 leaves a term out.
 
     logits (B, K) of the masked image or features, labels (B,), masks (B, L, h, w) in [0, 1] -> {name: scalar}.
+    border: of `mask_variation`; power: of `mask_area`.
     """
     terms = {"cross_entropy": cross_entropy * F.cross_entropy(logits.float(), labels)} if cross_entropy else {}
-    terms |= {"area": area * mask_area(masks.float())} if area else {}
-    terms |= {"variation": variation * mask_variation(masks.float())} if variation else {}
+    terms |= {"area": area * mask_area(masks.float(), power)} if area else {}
+    terms |= {"variation": variation * mask_variation(masks.float(), border)} if variation else {}
     return {"total": cast(Tensor, sum(terms.values())), **terms}
 
 

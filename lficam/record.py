@@ -1,5 +1,7 @@
-"""What a reader needs to repeat a run: its command, commit, versions and processor."""
+"""What a reader needs to repeat a run: its settings, command, commit, versions and processor."""
 
+import copy
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -12,6 +14,24 @@ from . import __version__, files
 
 if TYPE_CHECKING:
     import torch
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """`dataclasses.asdict`, without settings of the tuple `added` of their class that are at their default.
+
+    These came when there were runs whose names are hashes of the others, and which are to be found again.
+
+    >>> added = {"added": ("b",)}
+    >>> Settings = dataclasses.make_dataclass("Settings", [("a", int, 1), ("b", int, 2)], namespace=added)
+    >>> plain(Settings()), plain(Settings(b=3))
+    ({'a': 1}, {'a': 1, 'b': 3})
+    """
+    found, added = {}, getattr(settings, "added", ())
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        if each.name not in added or value != each.default:
+            found[each.name] = plain(value) if dataclasses.is_dataclass(value) else copy.deepcopy(value)
+    return found
 
 
 def provenance() -> dict[str, Any]:

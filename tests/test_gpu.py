@@ -49,7 +49,7 @@ def made(method, device):
 def losses(method, device, recipe=RECIPE, fused=None, compiled=False):
     """Of four steps, always from the same weights."""
     model = made(method, device)
-    optimizer = loop.sgd(model, recipe)
+    optimizer = loop.optimiser(model, recipe)
     for group in optimizer.param_groups if fused is not None else ():
         group["fused"] = fused
     loss = loop.compiled_loss(model, recipe) if compiled else None
@@ -84,7 +84,7 @@ def test_first_steps_are_the_authors(device, golden, name):
     model, reference = authors(golden, name, device)
     pixels, labels, found = reference["x"].to(device), reference["y"].to(device), []
     with exact():
-        optimizer = loop.sgd(model.train(), dataclasses.replace(RECIPE, lr=0.1, momentum=0.9, weight_decay=1e-4))
+        optimizer = loop.optimiser(model.train(), dataclasses.replace(RECIPE, lr=0.1, momentum=0.9, weight_decay=1e-4))
         for _ in range(3):
             found.append(classification_loss(model(pixels), labels)["total"])
             optimizer.zero_grad()
@@ -117,7 +117,7 @@ def test_pixels_on_the_device_have_the_cpus_bits(device, augment):
 def test_no_step_waits_for_the_host(device, method):
     """By torch's own check; of all operations, and with the place, test_standin_device.py asks it without a GPU."""
     model, images = made(method, device), datasets.place(random_images(64), device)
-    optimizer = loop.sgd(model, RECIPE)
+    optimizer = loop.optimiser(model, RECIPE)
     steps(model, optimizer, images)  # first calls may wait
     torch.cuda.set_sync_debug_mode("error")
     try:

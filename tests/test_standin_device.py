@@ -121,7 +121,7 @@ def test_a_training_step_does_not_wait(standin, images, method, precision):
     recipe, found = Recipe(1, batch_size=6, lr=0.1, precision=precision, milestones=()), {}
     for device in ("cpu", DEVICE):
         model = made(method).to(device, memory_format=torch.channels_last).train()
-        optimizer, sums = loop.sgd(model, recipe), 0
+        optimizer, sums = loop.optimiser(model, recipe), 0
         torch.manual_seed(0)
         for pixels, labels, _ in datasets.batches(place(images, device), 6, augment=True, shuffle=True, device=device):
             standin.waits.clear()
@@ -141,7 +141,7 @@ def test_an_epoch_waits_for_its_copies_alone(standin, images, tmp_path):
     recipe, waits = Recipe(1, batch_size=2, lr=0.01, milestones=()), {}
     for count in (4, 12):
         model, held = made("lfi-cam").to(DEVICE), place(images.subset(range(count)), DEVICE)
-        optimizer = loop.sgd(model, recipe)
+        optimizer = loop.optimiser(model, recipe)
         standin.waits.clear()
         loop.train_epoch(model, optimizer, held, recipe, 0, 0, loop.Progress(count, "training"))
         waits[count] = standin.waits.total()

@@ -58,6 +58,7 @@ def _training_options(command: ArgumentParser) -> None:
     what.add_argument("--backbone", help="of a classifier to train, as resnet-20")
     what.add_argument("--classifier", dest="backbone", metavar="NAME|BEST.pt", help="that is to be explained")
     command.add_argument("--weights", metavar="NAME|FILE", default="papers", help="of a --classifier given by name")
+    command.add_argument("--auxiliary", metavar="NAME|BEST.pt", default="", help="classifier by which p-tame looks")
     command.add_argument("--layers", nargs="+", default=(), help="of the classifier (default: see lficam layers)")
     command.add_argument("--dataset", default="photo-digits", help="as cifar10 (default: photo-digits)")
     command.add_argument("--data-root", default="", metavar="FOLDER", help="where the data lies, if not built in")
@@ -90,7 +91,7 @@ def compare_maps(arguments: Namespace) -> None:
 def job_of(arguments: Namespace) -> "Job":
     """The job that the options of `train` and `lr-find` describe."""
     from ..training.jobs import Job
-    from ..training.recipes import Recipe, explainer_recipe, find, photos_recipe
+    from ..training.recipes import Recipe, explainer_recipe, photos_recipe, settings
 
     check_numbers(size=arguments.size, count=arguments.count, workers=arguments.workers)
     names = ("epochs", "batch_size", "lr", "weight_decay", "gamma", "seed", "milestones")
@@ -106,13 +107,13 @@ def job_of(arguments: Namespace) -> "Job":
         options=values_of("--option", arguments.option),
         layers=tuple(arguments.layers),
         weights=arguments.weights,
+        auxiliary=arguments.auxiliary,
     )
     if arguments.authors:
-        recipe = find("authors", job.method, job.dataset, str(job.backbone), **given)
-    else:
-        own = photos_recipe if job.dataset == "folder" else Recipe
-        recipe = (explainer_recipe if job.explains else own)(**given)
-    return dataclasses.replace(job, recipe=recipe)
+        found = settings("authors", job.method, job.dataset, str(job.backbone), job.train_count, **given)
+        return dataclasses.replace(job, **found | {"options": found["options"] | job.options})
+    own = photos_recipe if job.dataset == "folder" else Recipe
+    return dataclasses.replace(job, recipe=(explainer_recipe if job.explains else own)(**given))
 
 
 def train_model(arguments: Namespace) -> None:

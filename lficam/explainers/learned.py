@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .. import losses
+from .. import losses, record
 from ..errors import InputError, check_fields, choose
 from ..maps import check_finite, check_pixels, upsample
 from ..models.backbone import Scale
@@ -40,7 +40,8 @@ class Settings:
     and TAME.
     space: the map multiplies "pixels", or the "normalised" image (T-TAME for ViT: masked is then grey, not black).
     class_token: "drop" or "multiply" (T-TAME's variant: tokens times class token).
-    cross_entropy, area, variation: weights of the loss (`losses.explanation_loss`).
+    cross_entropy, area, variation: weights of the loss (`losses.explanation_loss`); border: the weight of a map's edges
+    in the variation, power: of the map's values in the area.
     """
 
     method: str
@@ -54,16 +55,22 @@ class Settings:
     cross_entropy: float = 1.5
     area: float = 2.0
     variation: float = 0.01
+    border: float = 0.3
+    power: float = 0.3
+    added = ("border", "power")  # see `record.plain`
 
     def __post_init__(self) -> None:
         check_fields(self)
         for name, known in CHOICES.items():
             choose(name, getattr(self, name), known)
-        for name in ("cross_entropy", "area", "variation"):
+        for name in LOSS[:-1]:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}.")
+        if not 0 < self.power < float("inf"):
+            raise InputError(f"power: expected a number above 0, got {self.power}.")
 
 
+LOSS = ("cross_entropy", "area", "variation", "border", "power")  # what of the settings the loss takes
 CHOICES = {
     "masked": ("image", "features"),
     "masks": ("batch", "own", "top"),
@@ -132,7 +139,7 @@ class Explainer(nn.Module):
     @property
     def card(self) -> dict[str, Any]:
         """What rebuilds the explainer, with a hash of the classifier's weights."""
-        options = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("method", "branch")}
+        options = {k: v for k, v in record.plain(self.settings).items() if k not in ("method", "branch")}
         return {
             "method": self.settings.method,
             "backbone": self.classifier.card["classifier"],
@@ -211,7 +218,7 @@ class Explainer(nn.Module):
         if options.masks == "top":
             count = min(self.processes.images(len(logits)), logits.shape[1])
             masks = torch.sigmoid(self.mechanism.fused(branches, logits.topk(count).indices))
-        weights = {name: getattr(options, name) for name in ("cross_entropy", "area", "variation")}
+        weights = {name: getattr(options, name) for name in LOSS}
         return losses.explanation_loss(logits, labels, masks, **weights), losses.correct(logits.detach(), labels)
 
     def _masks(self, features: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -239,6 +246,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "t-tame": {"branch": "tame", "labels": "batch"},
     "p-tame": {"branch": "p-tame", "labels": "batch"},
 }
+AUXILIARY = {"p-tame": "resnet18"}  # of methods that look by another classifier: by which, where none is given
 
 
 @torch.inference_mode(False)  # in which nothing could be trained later
@@ -281,7 +289,7 @@ def attach(
             f"{method} learns by the cross-entropy of classes that exclude each other, and this network has outputs="
             f"{frozen.outputs!r}: use a method without training, as grad-cam or rise."
         )
-    beside = _beside(frozen, auxiliary or ("resnet18" if settings.branch == "p-tame" else None), settings)
+    beside = _beside(frozen, auxiliary or AUXILIARY.get(method), settings)
     chosen = _layers(beside or frozen, layers, settings)
     channels = [layer.channels for layer in chosen]
     if settings.branch:

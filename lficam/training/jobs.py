@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from .. import files
+from .. import files, record
 from ..data import datasets
 from ..data.datasets import Images
 from ..errors import InputError, check_fields, choose
@@ -46,6 +46,7 @@ class Job:
 
     backbone: a name; of an explainer the classifier that it explains: its `Job`, the path of its checkpoint, or the
     name of a network with weights (`frozen.find`).
+    auxiliary: of an explainer that looks by another classifier (P-TAME) that one, likewise; "": what `attach` takes.
     layers: of an explainer, names or `["last 2"]` of the suggested ones; (): these.
     """
 
@@ -60,11 +61,14 @@ class Job:
     recipe: Recipe = field(default_factory=Recipe)
     layers: tuple[str, ...] = ()
     weights: str = "papers"  # of a classifier by name
+    auxiliary: object = ""
     deletions: bool = False  # of a classifier: images in training lose a cell (`single_deletion.in_domain`)
+    added = ("auxiliary", "deletions")  # see `record.plain`
 
     def __post_init__(self) -> None:
-        if not isinstance(self.backbone, Job):
-            object.__setattr__(self, "backbone", str(self.backbone))
+        for name in ("backbone", "auxiliary"):
+            if not isinstance(getattr(self, name), Job):
+                object.__setattr__(self, name, str(getattr(self, name)))
         check_fields(self)
         choose("method", self.method, METHODS)
         if self.classifier and (self.classifier.explains or not self.explains):
@@ -78,6 +82,12 @@ class Job:
             )
         if self.deletions and self.explains:
             raise InputError(f"deletions: classifiers are trained with them, and {self.method} is an explainer.")
+        if "auxiliary" in self.options:
+            raise InputError("auxiliary: it stands beside the options, not among them: auxiliary=, --auxiliary.")
+        if self.auxiliary and not self.explains:
+            raise InputError(f"auxiliary: {self.method} looks by no other classifier: leave it out, or train p-tame.")
+        if (other := self.needs.get("auxiliary")) and other.explains:
+            raise InputError(f"auxiliary: {self.method} cannot look by {other.title}: give {GIVEN[True]}.")
         for name in ("size", "train_count", "validation_count"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected a whole number above 0, or 0 for all, got {getattr(self, name)}.")
@@ -91,6 +101,11 @@ class Job:
     def classifier(self) -> "Job | None":
         """The job of the classifier that is explained; None where that is a file or has a name."""
         return self.backbone if isinstance(self.backbone, Job) else None
+
+    @property
+    def needs(self) -> "dict[str, Job]":
+        """The jobs of classifiers that are trained before it, by field."""
+        return {name: job for name in ("backbone", "auxiliary") if isinstance(job := getattr(self, name), Job)}
 
     @property
     def short(self) -> str:
@@ -120,9 +135,9 @@ class Job:
     def model(self, images: Images) -> Model:
         """What is to be trained, its weights random; of an explainer the classifier is trained first."""
         if self.explains:
-            size, layers = images.size, list(self.layers) or None
-            classifier = str(resolve(self).backbone)
-            return learned.attach(classifier, self.method, layers, weights=self.weights, size=size, **self.options)
+            ready, layers = resolve(self), list(self.layers) or None
+            found: dict[str, Any] = {"weights": self.weights, "size": images.size, "auxiliary": ready.auxiliary or None}
+            return learned.attach(str(ready.backbone), self.method, layers, **found, **self.options)
         if len(images.classes) < 2:
             raise InputError(
                 f"{images.name} has one class only, the folder {images.classes[0]!r}: a classifier needs at least two; "
@@ -192,7 +207,7 @@ def _train(job, images, fresh, options):
         say(f"{job.title}: found finished in {folder.relative_to(files.root())}")
     else:
         validation = job.images("validation", job.validation_count)
-        settings = {"job": dataclasses.asdict(job), "data": images.digest, "classes": list(images.classes)}
+        settings = {"job": record.plain(job), "data": images.digest, "classes": list(images.classes)}
         settings |= {"precision": precision_of(job.recipe, device), "compile": options["compile"]}
         # Of processes that train together the first keeps other runs out.
         todo = "wait for it, then the same command finds the model"
@@ -241,14 +256,18 @@ def _told(job: Job, folder: Path) -> Iterator[None]:
 
 
 def resolve(job: Job, **options: Any) -> Job:
-    """The job with a checkpoint's path in place of its classifier's job, which is trained first if it is missing.
+    """The job with checkpoints' paths in place of the jobs of its classifiers, trained first where they are missing.
 
     options: as of `train`.
     """
-    if job.classifier is None:
-        return job
-    folder = finished_folder(job.classifier, options.get("device")) or train(job.classifier, **options).folder
-    return dataclasses.replace(job, backbone=folder / "best.pt")
+    device = options.get("device")
+    needs = {name: finished_folder(one, device) or train(one, **options).folder for name, one in job.needs.items()}
+    return _with(job, needs)
+
+
+def _with(job: Job, folders: Mapping[str, Any]) -> Job:
+    """The job with the checkpoints in these folders, by field."""
+    return dataclasses.replace(job, **{name: folder / "best.pt" for name, folder in folders.items()})
 
 
 def relabelled(model: Model, images: Images, workers: int = 0, processes: World = ALONE) -> Images:
@@ -274,8 +293,7 @@ def run_folder(job: Job, images: Images, model: Model | None = None, device: tor
 
     Images are known by what they are, wherever they lie; "auto" precision by what it means on the device.
     """
-    settings = dataclasses.asdict(job) | {"data_root": ""}
-    settings.pop("deletions")  # the images say so
+    settings = record.plain(job) | {"data_root": ""}
     if precision_of(job.recipe, torch.device(device or best_device())) == "bfloat16":
         settings["recipe"]["precision"] = "bfloat16"
     if job.explains:
@@ -283,8 +301,8 @@ def run_folder(job: Job, images: Images, model: Model | None = None, device: tor
     if isinstance(model, Explainer):
         # What was chosen, whether it was given or is the default.
         settings |= {"backbone": model.classifier.digest, "layers": [layer.name for layer in model.layers]}
-        settings |= {"options": dataclasses.asdict(model.settings)}
-        settings |= {} if model.auxiliary is None else {"auxiliary": model.auxiliary.described}
+        settings |= {"options": record.plain(model.settings)}
+        settings |= {} if model.auxiliary is None else {"auxiliary": model.auxiliary.digest}
     text = json.dumps([settings, images.digest, len(images)], sort_keys=True)
     name = f"{job.method}-{job.short}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return files.root() / "runs" / job.dataset / name
@@ -295,11 +313,10 @@ def finished_folder(job: Job, device: torch.device | str | None = None) -> Path 
 
     Raises `InputError` where its data cannot be loaded.
     """
-    if job.classifier:
-        folder = finished_folder(job.classifier, device)
-        if folder is None:
-            return None
-        job = dataclasses.replace(job, backbone=folder / "best.pt")
+    needs = {name: finished_folder(one, device) for name, one in job.needs.items()}
+    if None in needs.values():
+        return None
+    job = _with(job, needs)
     folder = run_folder(job, job.images("train", job.train_count), device=device)
     return folder if len(read_history(folder)) == job.recipe.epochs else None
 

@@ -1,4 +1,4 @@
-"""The one training loop: SGD with a schedule, checkpoints that survive a kill, and the same bits after a resume.
+"""The one training loop: a schedule, checkpoints that survive a kill, and the same bits after a resume.
 
 What is trained has `loss(pixels, labels)` -> ({term: scalar}, hits (B,)): a classifier, or an explainer of one.
 """
@@ -56,17 +56,20 @@ def epoch_seed(seed: int, *parts: int) -> int:
     return int(np.random.SeedSequence((seed, *parts)).generate_state(1)[0])
 
 
-def sgd(model: Model, recipe: Recipe) -> torch.optim.SGD:
+def optimiser(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; its rates are set step by step. On a GPU one kernel updates all parameters."""
     groups = recipe.groups(model)
-    options = {"fused": True} if groups[0]["params"][0].is_cuda else {}
+    options: dict[str, Any] = {"fused": True} if groups[0]["params"][0].is_cuda else {}
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), amsgrad=True, **options)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
-    """Give every group its learning rate and momentum."""
+    """Give every group its learning rate and momentum, which of AdamW is the first beta."""
     for group in optimizer.param_groups:
-        group["lr"], group["momentum"] = lr * group["factor"], momentum
+        group["lr"] = lr * group["factor"]
+        group |= {"betas": (momentum, group["betas"][1])} if "betas" in group else {"momentum": momentum}
 
 
 def fit(
@@ -95,7 +98,7 @@ def fit(
     model.to(device).to(memory_format=memory_format(device, images.size))
     if isinstance(model, Explainer):
         model.processes = processes  # it is trained with all labels of the batch
-    optimizer = sgd(model, recipe)
+    optimizer = optimiser(model, recipe)
     history = checkpoints.resume(model, optimizer, folder / "last.pt", device)
     identity = checkpoints.identity(model.eval())
     if device.type == "cuda":

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..numerics import exact
 from ..progress import Progress
 from .jobs import Job, best_device, relabelled
-from .loop import Model, memory_format, set_rates, sgd, train_batches, train_step
+from .loop import Model, memory_format, optimiser, set_rates, train_batches, train_step
 from .recipes import Recipe
 
 
@@ -53,7 +53,7 @@ def lr_range(
     smoothed: list[float] = []
     epochs = (train_batches(model, images, recipe, epoch, workers) for epoch in itertools.count())
     try:
-        optimizer = sgd(model.train(), recipe)
+        optimizer = optimiser(model.train(), recipe)
         with exact(recipe.seed, recipe.deterministic), Progress(steps, "learning-rate test") as progress:
             for (pixels, labels, _), lr in zip(itertools.chain.from_iterable(epochs), lrs, strict=False):
                 set_rates(optimizer, lr, recipe.momentum)

@@ -24,6 +24,7 @@ class Recipe:
 
     epochs: passes over the training set. schedule "step": at the start of each of the 0-based epochs `milestones` lr is
     multiplied by gamma; "one-cycle": lr is the maximum of `one_cycle`, step by step.
+    optimiser: "sgd", or "adamw" (with amsgrad; its first beta is the momentum, and there is no nesterov).
     bias_lr: factor on the lr of parameters named bias; bias_decay: whether they have weight decay.
     precision: "float32" (IEEE's, never TF32), "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it, else
     float32. deterministic: use deterministic kernels only, so that the same machine gives the same bits (a CPU does
@@ -45,6 +46,8 @@ class Recipe:
     nesterov: bool = False
     bias_lr: float = 1.0
     bias_decay: bool = True
+    optimiser: str = "sgd"
+    added = ("optimiser",)  # see `record.plain`
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,6 +65,9 @@ class Recipe:
             raise InputError(f"milestones: expected epochs in rising order, got {self.milestones}.")
         choose("precision", self.precision, ("auto", "float32", "bfloat16"))
         choose("schedule", self.schedule, ("step", "one-cycle"))
+        choose("optimiser", self.optimiser, ("sgd", "adamw"))
+        if self.nesterov and self.optimiser == "adamw":
+            raise InputError('nesterov: AdamW has no such momentum: give nesterov=False, or optimiser="sgd".')
 
     def rates(self, step: int, steps: int) -> tuple[float, float]:
         """(lr, momentum) of a 0-based step, `steps` in an epoch; of the step alone, so that a resume shifts nothing."""
@@ -127,10 +133,8 @@ def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) ->
     for change in changes:
         choose("setting of a recipe", change, [field.name for field in dataclasses.fields(Recipe)])
     row = _row(name, method, dataset, backbone)
-    settings: dict[str, Any] = {
-        "milestones": tuple(map(int, row["milestones"].split())),
-        "schedule": row["schedule"],
-    }
+    settings: dict[str, Any] = {name: row[name] for name in ("schedule", "optimiser")}
+    settings["milestones"] = tuple(map(int, row["milestones"].split()))
     settings |= {setting: row[setting] == "yes" for setting in ("nesterov", "augment", "bias_decay")}
     settings |= {setting: int(row[setting]) for setting in ("epochs", "batch_size")}
     settings |= {setting: float(row[setting]) for setting in ("lr", "gamma", "weight_decay", "bias_lr")}
@@ -140,14 +144,15 @@ def find(name: str, method: str, dataset: str, backbone: str, **changes: Any) ->
 def settings(
     name: str, method: str, dataset: str, backbone: str, train_count: int = 0, **changes: Any
 ) -> dict[str, Any]:
-    """What an explainer's `Job` takes of a recipe: recipe, as `find` has it; options of `attach`; train_count.
+    """What a `Job` takes of a recipe: recipe, as `find` has it; of explainers options of `attach`; train_count.
 
     train_count: training images that are there, 0: all. A recipe may take fewer: an explainer of a small classifier
     needs no more.
     """
     row = _row(name, method, dataset, backbone)
     count = min(filter(None, (train_count, int(row["train_count"] or 0))), default=0)
-    options = {option: row[option] for option in ("classifier_mode", "space") if row[option]}
+    options: dict[str, Any] = {option: row[option] for option in ("classifier_mode", "space") if row[option]}
+    options |= dict(zip(learned.LOSS, map(float, row["loss"].split()), strict=False))  # all of them, or none
     return {"recipe": find(name, method, dataset, backbone, **changes), "options": options, "train_count": count}
 
 

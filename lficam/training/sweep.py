@@ -26,9 +26,9 @@ from .jobs import Job, Run, best_device, finished_folder, train
 def train_all(jobs: Mapping[str, Job], parallel: int | None = None, **options: Any) -> dict[str, Run]:
     """Train {name: Job} in `parallel` processes and return {name: `Run`} in the order given.
 
-    Classifiers that are explained are trained before, each once; so are equal jobs. parallel: by default one process a
-    core, or one in all on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not depend on it.
-    Finished jobs are found again. options: as of `jobs.train`.
+    Classifiers that are explained, or auxiliary, are trained before, each once; so are equal jobs. parallel: by default
+    one process a core, or one in all on a GPU. Each has one thread, whatever `parallel` is, so that the bits do not
+    depend on it. Finished jobs are found again. options: as of `jobs.train`.
     A job that fails does not stop the others; then `InputError` is raised at the end, with the first reason. A process
     that is killed loses one job, which is begun again once, from its last checkpoint.
     """
@@ -45,7 +45,8 @@ def train_all(jobs: Mapping[str, Job], parallel: int | None = None, **options: A
     first += [(name, job) for name, job in todo if job in needed]
     failures = _run(first, parallel, options)
     lost = [job for job, _ in failures]
-    ready = [(name, job) for name, job in todo if job not in needed and job.classifier not in lost]
+    ready = [(name, job) for name, job in todo if job not in needed]
+    ready = [(name, job) for name, job in ready if not any(one in lost for one in job.needs.values())]
     failures += _run(ready, parallel, options)
     if failures:
         total = len(missing) + len(todo)
@@ -68,11 +69,11 @@ def frozen(explained: Mapping[str, Job | Path | str], parallel: int | None = Non
 
 
 def classifiers_of(jobs: Iterable[Job]) -> list[Job]:
-    """The jobs of the classifiers that are explained, each once."""
-    found = []
-    for job in jobs:
-        if job.classifier and job.classifier not in found:
-            found.append(job.classifier)
+    """The jobs of the classifiers that others need, explained or auxiliary, each once."""
+    found: list[Job] = []
+    for one in (one for job in jobs for one in job.needs.values()):
+        if one not in found:
+            found.append(one)
     return found
 
 

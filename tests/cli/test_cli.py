@@ -185,6 +185,33 @@ def test_train_an_explainer_and_find_its_rate(home, capsys, tmp_path):
     assert card["options"]["masks"] == "own"
     history = next((home / "runs").glob("*/tame-plain-resnet-8-*/log.csv")).read_text()
     assert "train_area" in history
+    beside = ["train", "--method", "p-tame", "--classifier", path, "--auxiliary", path, *small]
+    assert main([*beside, "--option", "power=0.5"]) == 0
+    card = checkpoints.read(capsys.readouterr().out.strip().split(": ")[-1])["card"]
+    assert card["auxiliary"] == card["classifier"]
+    assert card["options"]["power"] == 0.5
+
+
+def test_the_authors_recipe_has_their_options_too():
+    def job(method, classifier, *options):
+        given = [
+            "train",
+            "--method",
+            method,
+            "--classifier",
+            classifier,
+            "--dataset",
+            "imagenet",
+            "--authors",
+            *options,
+        ]
+        return cli.models.job_of(cli.parser().parse_args(given))
+
+    found = job("p-tame", "resnet50", "--option", "area=0.5", "--auxiliary", "resnet18")
+    assert found.options["cross_entropy"] == 0.16142940055382465
+    assert (found.options["area"], found.options["variation"], found.auxiliary) == (0.5, 0, "resnet18")
+    assert (found.recipe.optimiser, found.recipe.weight_decay) == ("adamw", 0.00024266552933845608)
+    assert job("t-tame", "vit_b_16").options == {"classifier_mode": "train", "space": "normalised"}
 
 
 @pytest.mark.usefixtures("home")

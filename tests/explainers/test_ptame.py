@@ -9,10 +9,13 @@ import lficam
 from lficam import losses
 from lficam.errors import InputError
 from lficam.explainers.frozen import freeze
+from lficam.explainers.learned import LOSS
 from lficam.explainers.mechanism import TAME
 from lficam.maps import minmax
 from lficam.metrics import scoring
 from lficam.models import checkpoints
+from lficam.training import loop
+from lficam.training.recipes import find
 
 LAYERS = ["layer1", "layer2", "layer3"]
 RECIPES = {  # weights of cross-entropy, area, variation; border, power
@@ -56,36 +59,35 @@ def test_explanations_equal_the_authors():
 
 
 def test_training_steps_equal_the_authors():
-    """Three steps of the recipe tab1_resnet50, by AdamW with the authors' schedule, after the passes of the file."""
+    """Three steps of the recipe tab1_resnet50, by the loop's AdamW and schedule, after the passes of the file."""
     content, _, images = golden()
     wanted = content["train"]
-    for name, (*weights, border, power) in RECIPES.items():
+    for name, weights in RECIPES.items():
         masks, logits = wanted["masks"], wanted["logits_masked"]
-        terms = [torch.nn.functional.cross_entropy(logits, wanted["targets"])]
-        terms += [losses.mask_area(masks, power), losses.mask_variation(masks, border)]
-        terms = torch.stack([term * bool(weight) for term, weight in zip(terms, weights, strict=True)])
-        total = (terms * torch.tensor(weights)).sum()
-        torch.testing.assert_close(torch.stack([total, *terms]), wanted["losses"][name], rtol=1e-5, atol=1e-6)
+        terms = losses.explanation_loss(logits, wanted["targets"], masks, *weights)
+        terms = [terms["total"], *(terms.get(LOSS[i], 0) / (weights[i] or 1) for i in range(3))]
+        torch.testing.assert_close(torch.tensor(terms), wanted["losses"][name], rtol=1e-5, atol=1e-6)
 
-    cross_entropy, area, variation = RECIPES["tab1_resnet50"][:3]
-    _, explainer, _ = golden(cross_entropy=cross_entropy, area=area, variation=variation)
+    _, explainer, _ = golden(**dict(zip(LOSS, RECIPES["tab1_resnet50"], strict=True)))
     explainer.train()
     parameters = dict(explainer.mechanism.named_parameters())
-    adam = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.01, amsgrad=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=1e-2, total_steps=10)
+    recipe = find("authors", "p-tame", "imagenet", "resnet50", lr=1e-2, weight_decay=0.01, precision="float32")
+    adam = loop.optimiser(explainer, recipe)
     for step in range(3):
-        terms, _ = explainer.loss(images, torch.zeros(4, dtype=torch.long))  # labels are not used
-        loss, *parts = wanted["log_loss_ce_area_variation_lr_beta1"][step].tolist()[:3]
+        loss, cross_entropy, *_, lr, beta = wanted["log_loss_ce_area_variation_lr_beta1"][step].tolist()
+        loop.set_rates(adam, *recipe.rates(step, 10))
+        assert [(group["lr"], group["betas"][0]) for group in adam.param_groups] == [pytest.approx((lr, beta))] * 2
+        terms, _ = loop.train_step(
+            explainer, adam, images, torch.zeros(4, dtype=torch.long), recipe
+        )  # labels: not used
         assert terms["total"].item() == pytest.approx(loss, rel=1e-5)
-        assert terms["cross_entropy"].item() == pytest.approx(cross_entropy * parts[0], rel=1e-5)
-        adam.zero_grad()
-        terms["total"].backward()
+        assert terms["cross_entropy"].item() == pytest.approx(
+            explainer.settings.cross_entropy * cross_entropy, rel=1e-5
+        )
         if step == 0:
             for name, gradient in wanted["grads_step0"].items():
                 ours = parameters[name.replace("bns", "norms").replace("fuser", "fuse")].grad
                 close(ours, gradient, 1e-4 * gradient.abs().max().item() + 1e-7)
-        adam.step()
-        schedule.step()
     for name, value in wanted["attention_state_after_3_steps"].items():
         if "running" not in name and "tracked" not in name and not (name.startswith("convs") and name.endswith("bias")):
             close(parameters[name.replace("bns", "norms").replace("fuser", "fuse")].detach(), value, 1e-4)

@@ -13,7 +13,7 @@ import toys
 from test_reproduce import toy
 from torch.utils.flop_counter import FlopCounterMode
 
-from lficam import cli, files
+from lficam import cli, files, record
 from lficam.errors import InputError
 from lficam.explainers import frozen, learned
 from lficam.lab.graph import costs, plan
@@ -71,16 +71,14 @@ def test_steps_come_after_what_they_need(smoke):
         seen.add(step.id)
     kinds = [step.kind for step in smoke]
     assert {kind: kinds.count(kind) for kind in plan.KINDS} == {
-        "train": 23, "evaluate": 2, "notebook": 6, "report": 1
+        "train": 24, "evaluate": 2, "notebook": 6, "report": 1
     }  # fmt: skip
     assert [step.values["notebook"] for step in smoke if not step.threads] == ["05_ad_ic"]  # it measures time
     by_id = {step.id: step for step in smoke}
     for step in smoke:
         if step.kind == "train":
             job = plan.job_of(json.loads(json.dumps(step.values["job"])))
-            assert [by_id[n].values["job"] for n in step.needs] == [
-                dataclasses.asdict(what) for what in [job.classifier] if what
-            ]
+            assert [by_id[n].values["job"] for n in step.needs] == [record.plain(what) for what in job.needs.values()]
     shared = next(step for step in smoke if step.id.startswith("evaluate-06"))
     assert shared.needs == next(s for s in smoke if s.id.startswith("notebook-02")).needs
 
@@ -179,8 +177,11 @@ def test_a_marker_counts_only_while_it_stands_for_something(copied, smoke):
 # --- costs
 
 
+NONE = ["", "", {}]  # no auxiliary classifier
+
+
 def test_operations_are_those_of_a_real_batch():
-    cost = costs._count(json.dumps(["tame", "plain", "resnet-8", {}, {}, []]), 10, 32)
+    cost = costs._count(json.dumps(["tame", ["plain", "resnet-8", {}], NONE, {}, []]), 10, 32)
     model = learned.attach(frozen.freeze(create("plain", "resnet-8", 10), size=32), "tame").train()
     with FlopCounterMode(display=False) as counter:
         model.loss(torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))[0]["total"].backward()
@@ -189,9 +190,19 @@ def test_operations_are_those_of_a_real_batch():
     assert cost.disk == 12 * sum(p.numel() for p in model.mechanism.parameters())
 
 
+def test_an_auxiliary_classifier_costs_its_forward_pass():
+    """Of two numbers: TAME's features, mechanism and masked image, and here the whole image classified as well."""
+    own = ["plain", "resnet-8", {}]
+    tame, ptame = (costs._count(json.dumps([m, own, b, {}, []]), 10, 32) for m, b in (("tame", NONE), ("p-tame", own)))
+    forward = costs._count(json.dumps(["plain", own, NONE, {}, []]), 10, 32).validation
+    assert ptame.validation - tame.validation == pytest.approx(forward, rel=0.05)
+    default = costs._of_training(Job("p-tame", "resnet18", size=64, train_count=32, validation_count=32), None)
+    assert default["operations"] > 0  # without the weights of the network by which it looks
+
+
 def test_one_layer_by_hand():
     """ResNet-8's stem and three stages; multiplication and addition are two, the backward pass is about twice."""
-    cost = costs._count(json.dumps(["plain", "", "resnet-8", {}, {}, []]), 10, 32)
+    cost = costs._count(json.dumps(["plain", ["", "resnet-8", {}], NONE, {}, []]), 10, 32)
     stem, first = 27 * 16 * 32**2, 2 * 144 * 16 * 32**2
     later = [(9 * c * 2 * c + 9 * (2 * c) ** 2) * (32 // s) ** 2 for c, s in ((16, 2), (32, 4))]
     by_hand = 2 * (stem + first + sum(later) + 64 * 10)

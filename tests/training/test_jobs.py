@@ -11,8 +11,9 @@ from PIL import Image
 from processes import begin
 
 import lficam
-from lficam import files
+from lficam import files, record
 from lficam.errors import InputError
+from lficam.explainers.learned import Settings
 from lficam.models import checkpoints
 from lficam.training import jobs, loop
 from lficam.training.jobs import Job, Recipe, train
@@ -195,6 +196,60 @@ def test_an_explainer_of_a_job_is_that_of_its_checkpoint():
     assert jobs.run_folder(dataclasses.replace(job, options={"masks": "own"}), images) != folder
     last_two = jobs.run_folder(dataclasses.replace(job, layers=["last 2"]), images)
     assert jobs.run_folder(dataclasses.replace(by_path, layers=layers[1:]), images) == last_two != folder
+
+
+BESIDE = dataclasses.replace(CLASSIFIER, recipe=dataclasses.replace(RECIPE, epochs=1, seed=4))
+
+
+@pytest.mark.usefixtures("home")
+def test_an_auxiliary_classifier_is_trained_first_and_part_of_the_runs_name():
+    job = Job("p-tame", CLASSIFIER, train_count=48, validation_count=60, recipe=EXPLAINING, auxiliary=BESIDE)
+    assert job.needs == {"backbone": CLASSIFIER, "auxiliary": BESIDE}
+    assert jobs.finished_folder(job) is None
+    run = train(job)
+    assert train(job).found
+    assert jobs.finished_folder(job) == run.folder
+    paths = [jobs.finished_folder(one) / "best.pt" for one in (CLASSIFIER, BESIDE)]
+    by_path = dataclasses.replace(job, backbone=paths[0], auxiliary=paths[1])
+    assert jobs.resolve(job) == by_path
+    assert train(by_path).folder == run.folder
+    digests = [lficam.load(path).state_dict() for path in paths]
+    assert run.model.classifier.digest == checkpoints.digest(digests[0])
+    assert run.model.auxiliary.digest == checkpoints.digest(digests[1])
+    images = job.images("train", 48)
+    other = dataclasses.replace(job, auxiliary=CLASSIFIER)
+    assert jobs.run_folder(other, images) != run.folder
+    moved = paths[1].rename(paths[1].with_name("elsewhere.pt"))
+    assert jobs.run_folder(dataclasses.replace(by_path, auxiliary=moved), images) == run.folder
+
+
+def test_settings_that_came_later_do_not_change_the_names_of_runs():
+    """Of jobs that do not have them; the names are of runs before there were auxiliary classifiers and AdamW."""
+    images = JOB.images("train", 64)
+    assert jobs.run_folder(JOB, images, device="cpu").name == "lfi-cam-resnet-8-e8a56e192c"
+    adamw = dataclasses.replace(JOB, recipe=dataclasses.replace(RECIPE, optimiser="adamw"))
+    assert jobs.run_folder(adamw, images, device="cpu").name != jobs.run_folder(JOB, images, device="cpu").name
+    tame, ptame = Job("tame", "vgg16"), Job("p-tame", "vgg16", auxiliary="resnet18", options={"power": 0.5})
+    assert not {"auxiliary", "optimiser"} & (record.plain(tame).keys() | record.plain(tame)["recipe"].keys())
+    assert record.plain(ptame)["auxiliary"] == "resnet18"
+    assert "power" not in record.plain(Settings("tame"))
+    assert record.plain(Settings("p-tame", power=0.5))["power"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "plain"}, "auxiliary: plain looks by no other classifier: leave it out, or train p-tame"),
+        (
+            {"auxiliary": Job("tame", CLASSIFIER)},
+            "cannot look by tame of plain-resnet-8 on .*: give the job of a class",
+        ),
+        ({"options": {"auxiliary": "resnet18"}}, "it stands beside the options, not among them: auxiliary=, --aux"),
+    ],
+)
+def test_auxiliary_classifiers_that_cannot_be(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Job(**{"method": "p-tame", "backbone": "resnet-8", "auxiliary": BESIDE} | settings)
 
 
 @pytest.mark.usefixtures("home")

@@ -107,6 +107,50 @@ def test_tensorboard_on_request(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+# --- AdamW
+
+
+def test_adamw_decays_all_parameters_and_cycles_its_first_beta():
+    """Without gradients a step is the decay alone: by 1 - rate x weight decay."""
+    recipe, model = recipe_of(optimiser="adamw", schedule="one-cycle", lr=0.1, weight_decay=0.5), model_of()
+    optimizer, betas = loop.optimiser(model, recipe), []
+    for step in range(10):
+        loop.set_rates(optimizer, *recipe.rates(step, 10))
+        assert all(
+            group["amsgrad"] and group["betas"] == (group["betas"][0], 0.999) for group in optimizer.param_groups
+        )
+        betas += [group["betas"][0] for group in optimizer.param_groups]
+    assert (betas[0], min(betas), betas[-1]) == pytest.approx((0.95, 0.85, 0.95))
+    assert betas[::2] == betas[1::2]
+    before = [p.detach().clone() for p in model.parameters()]
+    loop.set_rates(optimizer, 0.1, 0.9)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    loop.update(optimizer)
+    for p, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), 0.95 * old)
+
+
+def test_adamw_cut_and_resumed_has_the_bits_of_uncut(tmp_path):
+    images, recipe = random_images(40), recipe_of(epochs=2, optimiser="adamw", schedule="one-cycle", momentum=0.9)
+    fit(uncut := model_of(), images, images, recipe, tmp_path / "uncut")
+    keep = checkpoints.keep
+
+    def cut(*values):
+        keep(*values)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "keep", cut)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model_of(), images, images, recipe, tmp_path / "cut")
+    fit(resumed := model_of(), images, images, recipe, tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(uncut.parameters(), resumed.parameters(), strict=True))
+    sgd = model_of()
+    fit(sgd, images, images, dataclasses.replace(recipe, optimiser="sgd"), tmp_path / "sgd")
+    assert not torch.equal(next(sgd.parameters()), next(uncut.parameters()))
+
+
 # --- compiled
 
 
@@ -119,7 +163,7 @@ def test_compiled_losses_and_names_are_those_of_the_plain_steps():
     torch._dynamo.utils.counters.clear()
     losses = [None, loop.compiled_loss(models[1], recipe)]
     expected, found = (
-        steps(m, loop.sgd(m, recipe), images, recipe, loss) for m, loss in zip(models, losses, strict=True)
+        steps(m, loop.optimiser(m, recipe), images, recipe, loss) for m, loss in zip(models, losses, strict=True)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
@@ -165,7 +209,7 @@ def test_a_later_error_is_not_the_compilers(stand_in):
     stand_in["fail"] = (2,)
     model = model_of()
     with pytest.raises(RuntimeError, match="no kernel for this"):
-        steps(model, loop.sgd(model, RECIPE), random_images(32), RECIPE, loop.compiled_loss(model, RECIPE))
+        steps(model, loop.optimiser(model, RECIPE), random_images(32), RECIPE, loop.compiled_loss(model, RECIPE))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +233,7 @@ def test_resume_takes_the_devices_kernel(tmp_path):
     optimizers = []
     for fused in (True, None):  # as on a GPU, and on a CPU
         model = model_of()
-        optimizers.append(loop.sgd(model, RECIPE))
+        optimizers.append(loop.optimiser(model, RECIPE))
         for group in optimizers[-1].param_groups:
             group["fused"] = fused
         history = checkpoints.resume(model, optimizers[-1], tmp_path / "last.pt", "cpu")

@@ -119,7 +119,10 @@ def test_a_classifier_is_trained_once_before_its_explainers(home, capsys):
     assert list(runs) == ["tame", "one", "again"]
     assert runs["again"].folder == runs["one"].folder
     assert len(folders(home)) == 3
-    bad = {"bad": Job("tame", job(1, backbone="resnet-9"), recipe=recipe)}
+    both = {"p-tame": dataclasses.replace(jobs["tame"], method="p-tame", auxiliary=job(2))}
+    assert train_all(both)["p-tame"].model.auxiliary.digest == find(finished_folder(job(2)) / "best.pt").digest
+    assert "1/1 plain resnet-8 on photo-digits 1: validation " in capsys.readouterr().out  # the auxiliary one alone
+    bad = {"bad": Job("p-tame", job(1), auxiliary=job(1, backbone="resnet-9"), recipe=recipe)}
     with pytest.raises(InputError, match="2 of 2 trainings failed; the first: plain resnet-9 on photo-digits 1: "):
         train_all(jobs | bad)
 

@@ -122,26 +122,27 @@ def _images(job: Job) -> tuple[int, int, int, int] | None:
 
 
 def _cost(job: Job, classes: int, size: int) -> Cost | None:
-    what = job.classifier or job
-    kind = what.method if job.classifier else ""
-    return _count(json.dumps([job.method, kind, what.backbone, what.options, job.options, job.layers]), classes, size)
+    seen: list[Any] = []
+    for what in (job.backbone, job.auxiliary or learned.AUXILIARY.get(job.method, "")):
+        seen.append([what.method, what.backbone, what.options] if isinstance(what, Job) else ["", what, {}])
+    return _count(json.dumps([job.method, *seen, job.options, job.layers]), classes, size)
 
 
 @functools.lru_cache(maxsize=64)
 def _count(settings: str, classes: int, size: int) -> Cost | None:
     """The `Cost` of a model on two images without content; None for what cannot be built or run so.
 
-    settings: JSON of method; kind of classifier ("": of torchvision), backbone and its options; options; layers.
+    settings: JSON of method; classifier and auxiliary one, each [method ("": of torchvision), backbone, its options];
+    options; layers. Of what is no explainer the classifier is the backbone.
     """
-    method, kind, backbone, given, options, layers = json.loads(settings)
+    method, own, auxiliary, options, layers = json.loads(settings)
     model: attention.Classifier | learned.Explainer
     try:
         if method in learned.METHODS:
-            base = create(kind, backbone, classes, **given) if kind else load(backbone, 1000)
-            classifier = frozen.freeze(base, size=size)
-            model = learned.attach(classifier, method, layers or None, **options)
+            beside = None if auxiliary == ["", "", {}] else _classifier(auxiliary, classes, size)
+            model = learned.attach(_classifier(own, classes, size), method, layers or None, auxiliary=beside, **options)
         else:
-            model = create(method, backbone, classes, **options)
+            model = create(method, own[1], classes, **options)
     except InputError:
         return None
     model.to("meta").train()
@@ -168,6 +169,11 @@ def _count(settings: str, classes: int, size: int) -> Cost | None:
     return Cost(train, validation, fixed=4 * (every + 2 * trained), kept=activations // 2, disk=12 * trained)
 
 
+def _classifier(what: tuple[str, str, dict], classes: int, size: int) -> frozen.Frozen:
+    method, backbone, given = what
+    return frozen.freeze(create(method, backbone, classes, **given) if method else load(backbone, 1000), size=size)
+
+
 # --- What is missing
 
 
@@ -180,7 +186,8 @@ def missing(profile: str) -> list[dict[str, str]]:
         for data_set in filter(None, space.get("datasets") or [space.get("dataset")]):
             found[data_set, space.get("data_root", "")] = _data_missing(data_set, space.get("data_root", ""))
         if space.get("pretrained"):
-            for network in space.get("classifiers") or [space.get("classifier", "")]:
+            networks = space.get("classifiers") or [space.get("classifier", "")]
+            for network in [*networks, *filter(None, [space.get("auxiliary")])]:
                 found[network, "weights"] = _weights_missing(network)
     return [entry for entry in found.values() if entry]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import files
+from ... import files, record
 from ...errors import InputError
 
 if TYPE_CHECKING:
@@ -97,14 +97,13 @@ def _of_notebook(prepared: "Prepared", own: dict[str, str]) -> list[Step]:
 def _training(job: "Job", options: dict[str, Any], asked: str) -> Step:
     from ...explainers import learned
 
-    needs = [_training(job.classifier, options, asked).id] if job.classifier else []
-    settings = dataclasses.asdict(job)
+    needs = list(dict.fromkeys(_training(one, options, asked).id for one in job.needs.values()))
+    settings = record.plain(job)
     if job.explains:  # a default that is spelt out is no other training
-        own = {name: value for name, value in job.options.items() if name != "auxiliary"}
-        chosen = learned.Settings(job.method, **learned.METHODS[job.method] | own)
-        settings["options"] = job.options | dataclasses.asdict(chosen)
+        chosen = learned.Settings(job.method, **learned.METHODS[job.method] | job.options)
+        settings["options"] = record.plain(chosen)
     name = f"train-{job.dataset}-{job.method}-{job.short.replace('/', '-')}-{digest(settings)}"
-    values = {"job": dataclasses.asdict(job), "options": options}
+    values = {"job": record.plain(job), "options": options}
     return Step(name, "train", f"{job.title} ({asked})", needs, threads=1 + options.get("workers", 0), values=values)
 
 
@@ -148,12 +147,11 @@ def execute(prepared: "Prepared", tags: Sequence[str]) -> dict[str, Any]:
 
 
 def job_of(values: dict[str, Any]) -> "Job":
-    """A `jobs.Job` from `dataclasses.asdict` of it, by way of JSON."""
+    """A `jobs.Job` from `record.plain` of it, by way of JSON."""
     from ...training.jobs import Job, Recipe
 
-    backbone = values["backbone"]
-    backbone = job_of(backbone) if isinstance(backbone, dict) else backbone
-    return Job(**values | {"backbone": backbone, "recipe": Recipe(**values["recipe"])})
+    needs = {name: job_of(value) for name, value in values.items() if isinstance(value, dict) and "method" in value}
+    return Job(**values | needs | {"recipe": Recipe(**values["recipe"])})
 
 
 # --- What is finished already: a marker for each step, beside the plan

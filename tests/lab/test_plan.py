@@ -72,7 +72,7 @@ def test_steps_come_after_what_they_need(smoke):
         seen.add(step.id)
     kinds = [step.kind for step in smoke]
     assert {kind: kinds.count(kind) for kind in plan.KINDS} == {
-        "train": 24, "evaluate": 2, "notebook": 6, "report": 1
+        "train": 27, "evaluate": 3, "notebook": 7, "report": 1
     }  # fmt: skip
     assert [step.values["notebook"] for step in smoke if not step.threads] == ["05_ad_ic"]  # it measures time
     by_id = {step.id: step for step in smoke}

@@ -1,12 +1,13 @@
 """Figures of numbers: trainings, values with intervals, overlap of models, explainers compared.
 
-Filled marks and solid lines are trained explainers, hollow marks and dashed lines need no training (`style.looks`).
+Explainers stand in families, of a hue each (`style.FAMILIES`). Filled marks and solid lines are trained explainers,
+hollow marks and dashed lines need no training. Figures are as wide as a column of a paper, 85 mm, or as its page.
 """
 
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from ..metrics.statistics import bootstrap
-from .style import LOOKS, OTHER, Look, look, looks, styled
+from .style import LOOKS, OTHER, Look, families, look, looks, ordered, styled
 
 if TYPE_CHECKING:
     from ..training.lr_range import LRRange
@@ -33,9 +34,14 @@ Histories = Mapping[str, Sequence[Mapping[str, float]]]  # {name: [a row per epo
 Interval = tuple[float, float, float]  # value, low, high
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, high
 TERMS = {"cross_entropy": "cross-entropy", "area": "area", "variation": "variation"}
-PANELS = {"insertion": "insertion", "deletion": "deletion", "morf": "ROAD, MoRF", "lerf": "ROAD, LeRF"}
-BETTER = {"insertion": "higher", "deletion": "lower", "morf": "lower", "lerf": "higher"}
-CONTROL = "#999999"  # colour of its line
+PANELS = {
+    "insertion": "insertion ↑\nprobability",
+    "deletion": "deletion ↓\nprobability",
+    "morf": "ROAD, MoRF ↓\nshare that stays",
+    "lerf": "ROAD, LeRF ↑\nshare that stays",
+}
+CONTROL = "centre"  # of the explainers, the one to beat
+COLUMN, PAGE = 3.35, 7.1  # inches
 _WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}
 
 
@@ -161,17 +167,35 @@ def intervals(table: pd.DataFrame, labels: Mapping[str, str], name: str = "expla
 
 @styled
 def interval_dots(panels: Mapping[str, Mapping[str, Interval]]) -> Figure:
-    """Values with intervals, one panel per quantity. panels: {axis label: {method: (value, low, high)}}."""
-    most = max(map(len, panels.values()))
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.2 + 1.9 * len(panels), 0.9 + 0.27 * most), squeeze=False)
+    """Values with intervals, one panel per quantity. panels: {axis label: {method: (value, low, high)}}.
+
+    One panel is as wide as a column, several at most as a page; those of the same methods share their names.
+    """
+    most, alike = max(map(len, panels.values())), len({tuple(rows) for rows in panels.values()}) == 1
+    size = (COLUMN if len(panels) == 1 else min(PAGE, 2.2 + 1.9 * len(panels)), 0.7 + 0.26 * most)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=alike)
     for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
         for y, (method, (value, low, high)) in enumerate(rows.items()):
-            axis.plot([low, high], [y, y], color=look(method).colour, linewidth=1.6)
-            axis.plot(value, y, "o", color=look(method).colour, markersize=5)
-            _note(axis, f"{value:.3g}", value, y, (0, 5), ha="center", fontsize=7.5)
-        axis.set_yticks(range(len(rows)), [look(method).title for method in rows])
+            axis.plot([low, high], [y, y], color=look(method).colour, linewidth=1.4)
+            axis.plot(value, y, linestyle="", **_mark(look(method), 5))
+            _note(axis, f"{value:.3g}", value, y, (0, 4), ha="center", fontsize=7)
+        axis.set_yticks(range(len(rows)), [look(method).title for method in rows], fontsize=8)
         axis.set(xlabel=label, ylim=(len(rows) - 0.4, -0.7))
+        _between_families(axis, list(rows))
     return figure
+
+
+def _between_families(axis: Axes, rows: Sequence[str]) -> None:
+    """A light line between two rows of methods of different families."""
+    for y, (above, below) in enumerate(itertools.pairwise(rows)):
+        if above and below and look(above).family != look(below).family:
+            axis.axhline(y + 0.55, color="0.8", linewidth=0.6, zorder=0)
+
+
+def _mark(own: Look, size: float = 6) -> dict[str, Any]:
+    face = own.colour if own.trained else "white"
+    shape = {"marker": own.marker or "o", "markersize": size, "markeredgewidth": 1.0}
+    return {"color": own.colour, "markerfacecolor": face} | shape
 
 
 class Runs(NamedTuple):
@@ -193,18 +217,18 @@ def seed_dots(panels: Mapping[str, Mapping[tuple[str, str], Runs]], point: str =
     names = list(dict.fromkeys(key for rows in panels.values() for key in rows))
     groups = list(dict.fromkeys(group for group, _ in names))
     lines = [key for g in groups for key in [(g, "")] * (len(groups) > 1) + [key for key in names if key[0] == g]]
-    size = (3.35 if len(panels) == 1 else 7.1, 0.95 + 0.27 * len(lines))
+    size = (COLUMN if len(panels) == 1 else PAGE, 0.95 + 0.27 * len(lines))
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     for axis, (label, rows) in zip(axes[0], panels.items(), strict=True):
         digits = 3 if all(abs(row.interval[0]) < 1 for row in rows.values()) else 1
         for key, row in rows.items():
-            y, colour = lines.index(key), look(key[1]).colour
-            mean, low, high = row.interval
+            y, own = lines.index(key), look(key[1])
+            colour, (mean, low, high) = own.colour, row.interval
             if row.control is not None:
-                axis.plot([row.control] * 2, [y - 0.5, y + 0.5], color=CONTROL, linewidth=1, zorder=1)
+                axis.plot([row.control] * 2, [y - 0.5, y + 0.5], color=look(CONTROL).colour, linewidth=0.8, zorder=1)
             axis.plot(row.values, [y + 0.2] * len(row.values), "o", color=colour, alpha=0.45, markersize=3, mew=0)
             axis.plot([low, high], [y - 0.12] * 2, color=colour, linewidth=1.6)
-            axis.plot(mean, y - 0.12, "o", color=colour, markersize=4.5)
+            axis.plot(mean, y - 0.12, linestyle="", **_mark(own, 4.5))
             axis.plot(row.published, [y - 0.12] * len(row.published), "D", color="black", mfc="white", markersize=4.5)
             where = axis.get_yaxis_transform()
             axis.text(1.03, y, f"{mean:.{digits}f}", transform=where, va="center", fontsize=7.5)
@@ -213,6 +237,7 @@ def seed_dots(panels: Mapping[str, Mapping[tuple[str, str], Runs]], point: str =
         axis.tick_params(axis="y", length=0)
         axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
         axis.grid(False, axis="y")
+        _between_families(axis, [method for _, method in lines])
     axes[0, 0].set_yticks(range(len(lines)), [look(method).title if method else group for group, method in lines])
     axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
     for text, (_, method) in zip(axes[0, 0].get_yticklabels(), lines, strict=True):
@@ -223,7 +248,7 @@ def seed_dots(panels: Mapping[str, Mapping[tuple[str, str], Runs]], point: str =
     if any(len(row.published) for row in every):
         marks += [("published", {"marker": "D", "color": "black", "mfc": "white", "markersize": 4.5})]
     if any(row.control is not None for row in every):
-        marks += [("centre (control)", {"color": CONTROL, "linestyle": "-", "linewidth": 1})]
+        marks += [(look(CONTROL).title, {"color": look(CONTROL).colour, "linestyle": "-", "linewidth": 0.8})]
     handles = [Line2D([], [], label=name, **{"linestyle": "", "color": OTHER} | mark) for name, mark in marks]
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(panels) == 1 else 4, fontsize=7.5)
     return figure
@@ -350,21 +375,6 @@ def iou_curve(curves: Mapping[str, Band], threshold: float) -> Figure:
 # --- Explainers compared
 
 
-def _mark(own: Look, size: float = 6) -> dict[str, Any]:
-    face = own.colour if own.trained else "white"
-    shape = {"marker": own.marker, "markersize": size, "markeredgewidth": 1.2}
-    return {"color": own.colour, "markerfacecolor": face} | shape
-
-
-def _legend(figure: Figure, names: Iterable[str], lines: bool = False) -> None:
-    """One legend of explainers below all panels."""
-    handles = []
-    for own in looks(names).values():
-        style: Any = ("-" if own.trained else "--") if lines else ""
-        handles.append(Line2D([], [], linestyle=style, label=own.title, **_mark(own, 5)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8)
-
-
 def _better(axis: Axes, corner: str) -> None:
     """A light note in the corner where the best lies, "upper left" or "lower left"."""
     y, text, side = (0.98, "↖ better", "top") if corner == "upper left" else (0.02, "↙ better", "bottom")
@@ -375,29 +385,28 @@ def _better(axis: Axes, corner: str) -> None:
 def quality_plane(rows: pd.DataFrame) -> Figure:
     """AD against IC, a panel per share of the pixels kept, with 95 % intervals; the best lie in the upper left.
 
-    rows: of `scoring.summary`, columns explainer, measure ("AD 100", "IC 100" ...), reproduced, low, high. With
-    controls ("random", "centre") among the explainers there is a second row of panels without them, closer up.
+    rows: of `scoring.summary`, columns explainer, measure ("AD 100", "IC 100" ...), reproduced, low, high. Lines cross
+    in the control "centre", if it is there: what lies above and left of them is better in both.
     """
-    names = list(dict.fromkeys(rows.explainer))
-    close = [name for name in names if name not in ("random", "centre")]
-    shown = [names, close] if close and len(close) < len(names) else [names]
-    found = {(r.explainer, r.measure): (r.reproduced, r.low, r.high) for r in rows.itertuples()}
-    figure, axes = plt.subplots(len(shown), 3, figsize=(7.2, 0.8 + 2.2 * len(shown)), squeeze=False)
-    for (i, line), (k, percent) in itertools.product(enumerate(shown), enumerate((100, 50, 15))):
-        axis = axes[i, k]
-        for name, own in looks(line).items():
-            (x, left, right), (y, bottom, top) = (found[name, f"{measure} {percent}"] for measure in ("AD", "IC"))
-            axis.plot([left, right], [y, y], color=own.colour, linewidth=1)
-            axis.plot([x, x], [bottom, top], color=own.colour, linewidth=1)
-            axis.plot(x, y, linestyle="", zorder=3, **_mark(own))
-        axis.margins(0.08, 0.16)
-        axis.set(title="without controls" if i else f"{percent} % of the pixels")
+    own, found = looks(ordered(rows.explainer.unique())), {(r.explainer, r.measure): r for r in rows.itertuples()}
+    figure, axes = plt.subplots(3, 1, figsize=(COLUMN, 5.4 + 0.16 * -(-len(own) // 3)))
+    for axis, percent in zip(axes, (100, 50, 15), strict=True):
+        for name, drawn in own.items():
+            x, y = (found[name, f"{measure} {percent}"] for measure in ("AD", "IC"))
+            axis.plot([x.low, x.high], [y.reproduced] * 2, color=drawn.colour, linewidth=0.8)
+            axis.plot([x.reproduced] * 2, [y.low, y.high], color=drawn.colour, linewidth=0.8)
+            seen_through = {} if drawn.trained else {"markerfacecolor": "none"}  # some lie upon each other
+            axis.plot(x.reproduced, y.reproduced, linestyle="", zorder=3, **_mark(drawn, 5) | seen_through)
+            if name == CONTROL:
+                for line, value in ((axis.axvline, x.reproduced), (axis.axhline, y.reproduced)):
+                    line(value, color=drawn.colour, linewidth=0.7, linestyle=":", zorder=0)
+        axis.margins(0.06, 0.14)
+        axis.set(ylabel="IC (%)", title=f"{percent} % of the pixels")
         _better(axis, "upper left")
-    for axis in axes[-1]:
-        axis.set_xlabel("AD (%)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("IC (%)")
-    _legend(figure, names)
+    axes[-1].set_xlabel("AD (%)")
+    handles = [Line2D([], [], linestyle="", label=drawn.title, **_mark(drawn, 5)) for drawn in own.values()]
+    tight: dict[str, Any] = {"fontsize": 7, "handletextpad": 0.1, "columnspacing": 0.8, "labelspacing": 0.3}
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, **tight)
     return figure
 
 
@@ -419,57 +428,68 @@ def bands(table: pd.DataFrame, measure: str) -> dict[str, Band]:
 
 @styled
 def perturbation_curves(curves: Mapping[str, Mapping[str, Band]]) -> Figure:
-    """Mean score of the class over the share of pixels, with 95 % bands.
+    """Mean score of the class over the share of pixels, with 95 % bands, a row a family of explainers (`_multiples`).
 
     curves: {"insertion", "deletion", "morf" or "lerf": {explainer: (shares in %, mean, low, high)}}, see `bands`; a
-    panel for each that is given.
+    column for each that is given.
     """
-    count, wide = len(curves), 2 if len(curves) in (2, 4) else min(len(curves), 3)
-    high = -(-count // wide)
-    figure, axes = plt.subplots(high, wide, figsize=(7.2, 0.8 + 2.2 * high), squeeze=False)
-    for axis, (key, lines) in zip(axes.flat, curves.items(), strict=False):
-        _lines(axis, lines)
-        done = "inserted" if key == "insertion" else "removed"
-        axis.set(title=f"{PANELS[key]} ({BETTER[key]} is better)", xlabel=f"pixels {done} (%)")
-        axis.set(xlim=(-3, 103), xticks=range(0, 101, 20), ylim=(0, None))
-    for axis in axes.flat[count:]:
-        axis.axis("off")
-    for axis, key in zip(axes[:, 0], list(curves)[::wide], strict=True):
-        axis.set_ylabel("share of predictions that stay" if key in ("morf", "lerf") else "probability")
-    _legend(figure, dict.fromkeys(name for lines in curves.values() for name in lines), lines=True)
+    figure, axes = _multiples({PANELS[key]: lines for key, lines in curves.items()})
+    for axis, key in zip(axes[-1], curves, strict=True):
+        axis.set_xlabel(f"pixels {'inserted' if key == 'insertion' else 'removed'} (%)", fontsize=8)
     return figure
-
-
-def _lines(axis: Axes, lines: Mapping[str, Band]) -> None:
-    """{explainer: (x, mean, low, high)} as lines with bands, and about six marks each, not all at the same places."""
-    for i, (name, own) in enumerate(looks(lines).items()):
-        x, mean, low, high = lines[name]
-        every = max(1, round(len(x) / 6))
-        style: dict[str, Any] = {
-            "markevery": (i % every, every),
-            "linestyle": "-" if own.trained else "--",
-            "linewidth": 1.3,
-        }
-        axis.plot(x, mean, **style, **_mark(own, 4))
-        axis.fill_between(x, low, high, color=own.colour, alpha=0.15, linewidth=0)
 
 
 @styled
 def threshold_curves(rows: pd.DataFrame) -> Figure:
-    """AD and IC over the share of the pixels that the mask keeps, with 95 % bands.
+    """AD and IC over the share of the pixels that the mask keeps, with 95 % bands, a row a family (`_multiples`).
 
     rows: of `scoring.summary` for several fractions, columns explainer, measure ("AD 15" ...), reproduced, low, high.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
-    names = list(dict.fromkeys(rows.explainer))
-    for axis, measure, better in zip(axes, ("AD", "IC"), ("lower", "higher"), strict=True):
+    panels = {}
+    for measure, better in (("AD", "↓"), ("IC", "↑")):
         part = rows[rows.measure.str.startswith(f"{measure} ")]
         part = part.assign(kept=part.measure.str.split().str[1].astype(float)).sort_values("kept")
-        columns = ["kept", "reproduced", "low", "high"]
-        _lines(axis, {name: tuple(part.loc[part.explainer == name, columns].T.to_numpy()) for name in names})
-        axis.set(xlabel="pixels kept (%)", ylabel=f"{measure} (%)", title=f"{better} is better", ylim=(0, None))
-    _legend(figure, names, lines=True)
+        lines = {name: own[["kept", "reproduced", "low", "high"]] for name, own in part.groupby("explainer")}
+        panels[f"{measure} (%) {better}"] = {name: tuple(own.T.to_numpy()) for name, own in lines.items()}
+    figure, axes = _multiples(panels)
+    for axis in axes[-1]:
+        axis.set_xlabel("pixels kept (%)", fontsize=8)
     return figure
+
+
+def _multiples(panels: Mapping[str, Mapping[str, Band]]) -> tuple[Figure, np.ndarray]:
+    """A row a family, a column a panel {title: {explainer: (x in %, mean, low, high)}}: lines with bands, named beside.
+
+    In each the explainers of all other families stand behind in light grey; the control "centre" is the line to beat.
+    """
+    groups = families(dict.fromkeys(name for lines in panels.values() for name in lines))
+    controls = groups.pop("controls", [])
+    groups = groups or {"controls": controls}
+    size = (COLUMN if len(panels) == 1 else PAGE, 0.8 + 1.25 * len(groups))
+    figure, axes = plt.subplots(len(groups), len(panels), figsize=size, squeeze=False, sharex=True, sharey="col")
+    for row, own in zip(axes, groups.values(), strict=True):
+        shown = looks([*own, *(name for name in controls if name == CONTROL and name not in own)])
+        for axis, lines in zip(row, panels.values(), strict=True):
+            for name in (name for name in lines if name not in shown):
+                axis.plot(*lines[name][:2], color="0.85", linewidth=0.7, zorder=1)
+            for i, (name, drawn) in enumerate(shown.items()):
+                x, mean, low, high = lines[name]
+                every = max(1, round(len(x) / 5))
+                style: dict[str, Any] = {"markevery": (i % every, every), "linewidth": 1.2, **_line(drawn)}
+                axis.plot(x, mean, **style, **_mark(drawn, 3.5))
+                axis.fill_between(x, low, high, color=drawn.colour, alpha=0.12, linewidth=0)
+            axis.set(xlim=(-4, 104), xticks=(0, 50, 100))
+            axis.tick_params(labelsize=7.5)
+        handles = [Line2D([], [], label=drawn.title, **_line(drawn), **_mark(drawn, 4)) for drawn in shown.values()]
+        row[-1].legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, handlelength=2.4)
+    for axis, title in zip(axes[0], panels, strict=True):
+        axis.set_title(title, fontsize=8)
+        axis.set_ylim(bottom=0)
+    return figure, axes
+
+
+def _line(own: Look) -> dict[str, Any]:
+    return {"linestyle": "-" if own.trained else ":" if own.family == "controls" else "--"}
 
 
 @styled
@@ -478,17 +498,20 @@ def cost_quality(rows: pd.DataFrame) -> Figure:
 
     rows: the columns of `scoring.cost`, and reproduced, low, high (AD 100 in %).
     """
-    figure, axis = plt.subplots(figsize=(7.2, 3.8))
+    figure, axis = plt.subplots(figsize=(PAGE, 4.4))
     drawn = list(zip(rows.to_dict("records"), looks(rows.explainer).values(), strict=True))
     spans = []
     for row, own in drawn:
         x, y = row["milliseconds"], row["reproduced"]
-        axis.plot([x, x], [row["low"], row["high"]], color=own.colour, linewidth=1)
-        axis.plot([row["lower quartile"], row["upper quartile"]], [y, y], color=own.colour, linewidth=1)
+        light: dict[str, Any] = {"color": own.colour, "linewidth": 1, "alpha": 0.5}
+        axis.plot([x, x], [row["low"], row["high"]], **light)
+        axis.plot([row["lower quartile"], row["upper quartile"]], [y, y], **light)
         axis.plot(x, y, linestyle="", zorder=3, **_mark(own))
         spans.append((row["lower quartile"], x, row["upper quartile"], row["low"], y, row["high"]))
     axis.set(xscale="log", xlabel="milliseconds an image; beside the name: forward passes (#FW)", ylabel="AD (%)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(0.12)
     _better(axis, "lower left")
     names = [f"{own.title}, {row['forward passes']:g}" for row, own in drawn]
@@ -505,14 +528,14 @@ def _label(
 ) -> None:
     """Write names beside marks with intervals, (left, x, right, low, y, high), so that they cover none nor each other.
 
-    A name that has to stand away from its mark is led to it by a thin line. The same figure is the same file: the
-    rounds of moving are limited, not the time. Limits and scales of the axes have to be final.
+    Upright intervals, of which there are many, run behind names, which stand on white. A name that has to stand away
+    from its mark is led to it by a thin line. The same figure is the same file: the rounds of moving are limited, not
+    the time. Limits and scales of the axes have to be final.
     """
     figure.draw_without_rendering()  # fixes the layout, in which they are moved
     point, to, back = figure.dpi / 72, axis.transData.transform, axis.transData.inverted().transform
     marks = [to([(left, low), (x, y), (right, high)]) for left, x, right, low, y, high in spans]
     covered = [Bbox([(x - 5 * point, y - 5 * point), (x + 5 * point, y + 5 * point)]) for _, (x, y), _ in marks]
-    covered += [Bbox([(x - 2 * point, low), (x + 2 * point, high)]) for (_, low), (x, _), (_, high) in marks]
     covered += [Bbox([(left, y - 2 * point), (right, y + 2 * point)]) for (left, _), (_, y), (right, _) in marks]
     frame = axis.get_window_extent()
 
@@ -520,12 +543,14 @@ def _label(
         box = text.get_window_extent()
         return box.count_overlaps(covered) + 10 * (box.x0 < frame.x0 or box.x1 > frame.x1)
 
-    texts = []
+    texts, white = [], _WHITE | {"pad": 0.5, "alpha": 0.8}
     for name, (_, (x, y), _), colour in zip(names, marks, colours, strict=True):
         sides = []
         for away, ha in ((7, "left"), (-7, "right")):
             place = back((x + away * point, y)).tolist()
-            sides.append(axis.text(place[0], place[1], name, fontsize=8, color=colour, ha=ha, va="center"))
+            sides.append(
+                axis.text(place[0], place[1], name, fontsize=7.5, color=colour, ha=ha, va="center", bbox=white)
+            )
         best, other = sorted(sides, key=cover)
         other.remove()
         texts.append(best)

@@ -10,9 +10,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import LOOKS, MAP_COLOURS, look, styled
+from .style import LOOKS, MAP_COLOURS, families, look, styled
 
 Maps = Mapping[str, torch.Tensor | np.ndarray]
+WIDEST = 9  # maps in a row of `superimposed`: two families of usual size
 
 
 class Tile(NamedTuple):
@@ -49,7 +50,7 @@ def _grid(
 
     space: between tiles, as a share of them, by default the layout's; label: how labels are set.
     """
-    figure, axes = plt.subplots(len(tiles), len(tiles[0]), figsize=size, squeeze=False)
+    figure, axes = plt.subplots(len(tiles), max(map(len, tiles)), figsize=size, squeeze=False)
     if space is not None:
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=space, hspace=space)
     for axis in axes.flat:
@@ -57,7 +58,7 @@ def _grid(
         axis.grid(False)
         axis.spines[:].set_visible(False)
     for row, line in zip(axes, tiles, strict=True):
-        for axis, tile in zip(row, line, strict=False):  # the last row of images may be shorter
+        for axis, tile in zip(row, line, strict=False):  # some rows may be shorter
             draw(axis, tile, titles)
     for axis, text in zip(axes[:, 0], labels, strict=False):
         axis.set_ylabel(text, parse_math=False, **label)
@@ -112,15 +113,27 @@ def superimposed(pixels: torch.Tensor, maps: Maps, titles: Sequence[str] = ()) -
     """The papers' comparison: a row an image, first the image, then the map of each explainer over it.
 
     pixels (N, 3, H, W) and maps {explainer: (N, H, W)} in [0, 1]; titles: N texts, as the predicted class, on the left.
+    More than nine maps become blocks, one below the other, of as many whole families of explainers as fit.
     """
-    heads = ["image", *(look(name).title for name in maps)]
-    wide = (7.1 - 0.45 * bool(titles)) / len(heads)
+    groups = list(families(maps).values())
+    blocks = [groups[0]]
+    for own in groups[1:]:
+        if len(blocks[-1]) + len(own) <= WIDEST:
+            blocks[-1] = blocks[-1] + own
+        else:
+            blocks.append(own)
+    columns = 1 + max(map(len, blocks))
+    wide = (7.1 - 0.45 * bool(titles)) / (columns if len(blocks) == 1 else 1 + WIDEST)
     height = wide * pixels.shape[2] / pixels.shape[3]
-    across, down = (textwrap.TextWrapper(max(8, int(17 * x)), break_on_hyphens=False).fill for x in (wide, height))
-    tiles = [[Tile(image), *(Tile(image, values[i]) for values in maps.values())] for i, image in enumerate(pixels)]
-    tiles[0] = [tile._replace(title=across(head)) for tile, head in zip(tiles[0], heads, strict=True)]
-    size = 7.2, len(pixels) * (height + 0.02) + 0.35
-    return _grid(tiles, size, min(7, 11 * wide), list(map(down, titles)), 0.01, fontsize=7)
+    across, down = (textwrap.TextWrapper(max(8, int(17 * x)), break_long_words=False).fill for x in (wide, height))
+    tiles = []
+    for block in blocks:
+        rows = [[Tile(image), *(Tile(image, maps[name][i]) for name in block)] for i, image in enumerate(pixels)]
+        heads = ["image", *(look(name).title for name in block)]
+        rows[0] = [tile._replace(title=across(head)) for tile, head in zip(rows[0], heads, strict=True)]
+        tiles += rows
+    size = columns * wide + 0.1 + 0.45 * bool(titles), len(tiles) * (height + 0.02) + 0.35 * len(blocks)
+    return _grid(tiles, size, min(7, 11 * wide), list(map(down, titles)) * len(blocks), 0.01, fontsize=7)
 
 
 @styled

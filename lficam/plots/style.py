@@ -15,44 +15,64 @@ _SPARE = "Hd8XP*<>"  # marks of what has none of its own
 
 
 class Look(NamedTuple):
-    """How a method is named and drawn, everywhere alike; trained: its marks are filled, and its lines solid."""
+    """How a method is named and drawn, everywhere alike."""
 
     title: str
     colour: str = OTHER
     marker: str | tuple[int, int] = ""
-    trained: bool = True
+    family: str = "others"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its marks are filled, and its lines solid: of what needs no training they are hollow and dashed."""
+        return self.family in ("classifiers", "trained", "others")
 
 
-LOOKS = {
-    "plain": Look("plain + CAM", "#000000"),
-    "abn": Look("ABN", "#E69F00"),
-    "lfi-cam": Look("LFI-CAM", "#0072B2"),
-    "l-cam-fm": Look("L-CAM-Fm", "#56B4E9", "o"),
-    "l-cam-img": Look("L-CAM-Img", "#009E73", "s"),
-    "l-cam-fm-ce": Look("L-CAM-Fm*", "#7D93B2"),  # as the papers star the rows trained by cross-entropy alone
-    "l-cam-img-ce": Look("L-CAM-Img*", "#8FBF3F"),
-    "tame": Look("TAME", "#D55E00", "D"),
-    "tame-no-skip": Look("no skip", "#E69F00"),
-    "tame-no-skip-no-norm": Look("no skip, no norm", "#0072B2"),
-    "tame-sigmoid": Look("sigmoid", "#6A3D9A"),
-    "t-tame": Look("T-TAME", "#CC79A7", "P"),
-    "p-tame": Look("P-TAME", "#B22222", (3, 1)),
-    "own": Look("its own map", "#000000"),
-    "grad-cam": Look("Grad-CAM", "#8C6D1F", "^", False),
-    "grad-cam++": Look("Grad-CAM++", "#DDAA33", "v", False),
-    "layer-cam": Look("LayerCAM", "#44AA99", "<", False),
-    "hires-cam": Look("HiResCAM", "#EE8866", "8", False),
-    "finer-cam": Look("FinerCAM", "#117733", "d", False),
-    "score-cam": Look("Score-CAM", "#332288", ">", False),
-    "ablation-cam": Look("Ablation-CAM", "#661100", "p", False),
-    "opti-cam": Look("Opti-CAM", "#EE3377", (4, 1), False),
-    "rise": Look("RISE", "#AA4499", "h", False),
-    "rollout": Look("rollout (no class)", "#BBBBBB", "H", False),
-    "legrad": Look("LeGrad", "#999933", (6, 1), False),
-    "chefer": Look("Chefer et al.", "#882255", "x", False),
-    "random": Look("random (control)", OTHER, "X", False),
-    "centre": Look("centre (control)", "#999999", "*", False),
+# A hue a family, a shade and a mark a method, in the order in which figures have them. Ablations differ by line alone.
+FAMILIES: dict[str, dict[str, tuple[str, str, str | tuple[int, int]]]] = {
+    "classifiers": {
+        "plain": ("plain + CAM", "#000000", ""),
+        "abn": ("ABN", "#E69F00", ""),
+        "lfi-cam": ("LFI-CAM", "#0072B2", ""),
+    },
+    "trained": {
+        "tame": ("TAME", "#D55E00", "D"),
+        "tame-no-skip": ("no skip", "#F2A93B", ""),
+        "tame-no-skip-no-norm": ("no skip, no norm", "#5C2E0E", ""),
+        "tame-sigmoid": ("sigmoid", "#B3001B", ""),
+        "t-tame": ("T-TAME", "#9C6A1E", "P"),
+        "p-tame": ("P-TAME", "#C8102E", (3, 1)),
+        "l-cam-img": ("L-CAM-Img", "#6B1408", "s"),
+        "l-cam-img-ce": ("L-CAM-Img*", "#D98A73", ""),  # as the papers star the rows trained by cross-entropy alone
+        "l-cam-fm": ("L-CAM-Fm", "#E8A317", "o"),
+        "l-cam-fm-ce": ("L-CAM-Fm*", "#A08A5B", ""),
+    },
+    "gradients": {
+        "grad-cam": ("Grad-CAM", "#0B2E6F", "^"),
+        "grad-cam++": ("Grad-CAM++", "#2F7FD1", "v"),
+        "layer-cam": ("LayerCAM", "#8DBFE0", "<"),
+        "hires-cam": ("HiResCAM", "#6A5ACD", "8"),
+        "finer-cam": ("FinerCAM", "#1598C9", "d"),
+    },
+    "masked images": {
+        "score-cam": ("Score-CAM", "#00493A", ">"),
+        "ablation-cam": ("Ablation-CAM", "#66C2A4", "p"),
+        "opti-cam": ("Opti-CAM", "#00A087", (4, 1)),
+        "rise": ("RISE", "#238B45", "h"),
+    },
+    "attention": {
+        "rollout": ("rollout (no class)", "#E78AC3", "H"),
+        "legrad": ("LeGrad", "#C51B7D", (6, 1)),
+        "chefer": ("Chefer et al.", "#7A0F4F", "x"),
+    },
+    "others": {},
+    "controls": {
+        "own": ("its own map", "#000000", "+"),
+        "random": ("random (control)", "#999999", "X"),
+        "centre": ("centre (control)", "#333333", "*"),
+    },
 }
+LOOKS = {name: Look(*own, family) for family, methods in FAMILIES.items() for name, own in methods.items()}
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -68,8 +88,28 @@ STYLE: Any = {
 
 def look(name: str) -> Look:
     """The `Look` of a method; a variant, as "tame, 1 layer", has the colour of its method; others have grey."""
-    near = max((known for known in LOOKS if name.startswith((f"{known},", f"{known}-"))), key=len, default="")
-    return LOOKS[name] if name in LOOKS else LOOKS.get(near, Look(name))._replace(title=name, marker="")
+    return LOOKS[name] if name in LOOKS else LOOKS.get(_method(name), Look(name))._replace(title=name, marker="")
+
+
+def _method(name: str) -> str:
+    """The method of `LOOKS` that a name is of, "" for none."""
+    return max((known for known in LOOKS if f"{name},".startswith((f"{known},", f"{known}-"))), key=len, default="")
+
+
+def families(names: Iterable[str]) -> dict[str, list[str]]:
+    """{family: its names} of those that stand in one figure, in the order of `FAMILIES`; variants after their method.
+
+    >>> families(["centre", "rise", "tame, 1 layer", "mine", "tame"])
+    {'trained': ['tame', 'tame, 1 layer'], 'masked images': ['rise'], 'others': ['mine'], 'controls': ['centre']}
+    """
+    ranks = {name: rank for rank, name in enumerate(["", *LOOKS])}
+    ranked = sorted(names, key=lambda name: (ranks[_method(name)], name not in LOOKS))
+    return {family: own for family in FAMILIES if (own := [name for name in ranked if look(name).family == family])}
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """The names, family by family."""
+    return [name for own in families(names).values() for name in own]
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

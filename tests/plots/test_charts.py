@@ -1,9 +1,13 @@
 """Charts draw the marks, lines and values that they were given, in the same look everywhere."""
 
+import colorsys
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from lficam.data import papers
 from lficam.data.papers import published_iou
@@ -12,7 +16,7 @@ from lficam.metrics.conventions import CONVENTIONS
 from lficam.plots import charts, pictures, style
 from lficam.training.lr_range import LRRange
 
-NAMES = ["tame", "grad-cam", "random"]
+NAMES = ["tame", "grad-cam", "centre"]
 
 
 def history(*terms):
@@ -69,7 +73,7 @@ def test_intervals(rows):
     assert panels == {"drop": {name: (15.0 + 20 * i, 13.0 + 20 * i, 18.0 + 20 * i) for i, name in enumerate(NAMES)}}
     (axis,) = charts.interval_dots(panels).axes
     assert shown(axis) == [(15, 0), (35, 1), (55, 2)]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["TAME", "Grad-CAM", "random (control)"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["TAME", "Grad-CAM", "centre (control)"]
 
 
 def test_runs_are_points_on_rows_that_panels_share():
@@ -132,12 +136,15 @@ def test_iou_curve():
 
 def test_quality_plane(rows):
     figure = charts.quality_plane(rows)
-    assert len(figure.axes) == 6  # the lower three without the control
+    assert [axis.get_title()[:4] for axis in figure.axes] == ["100 ", "50 %", "15 %"]
     assert shown(figure.axes[0]) == [(10, 40), (30, 30), (50, 20)]
-    assert shown(figure.axes[5]) == [(18.5, 31.5), (38.5, 21.5)]
+    assert shown(figure.axes[2]) == [(18.5, 31.5), (38.5, 21.5), (58.5, 11.5)]
     assert figure.axes[0].lines[0].get_xdata().tolist() == [8, 13]  # the interval
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["TAME", "Grad-CAM", "random (control)"]
-    assert len(charts.quality_plane(rows[rows.explainer != "random"]).axes) == 3
+    upright, across = (line for line in figure.axes[0].lines if line.get_linestyle() == ":")
+    assert (upright.get_xdata(), across.get_ydata()) == ([50, 50], [20, 20])  # through the centre
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["TAME", "Grad-CAM", "centre (control)"]
+    (first, *_) = charts.quality_plane(rows[rows.explainer != "centre"]).axes
+    assert not [line for line in first.lines if line.get_linestyle() == ":"]
 
 
 def test_bands():
@@ -152,19 +159,30 @@ def test_bands():
     assert charts.bands(table, "morf")["tame"][0].tolist() == [10, 90]
 
 
-def test_curves(rows):
+def test_curves_have_a_row_a_family_and_the_centre_in_each(rows):
     line = np.array([0.0, 50, 100]), np.array([0.1, 0.5, 0.8]), np.array([0, 0.4, 0.7]), np.array([0.2, 0.6, 0.9])
-    curves = {key: dict.fromkeys(NAMES, line) for key in ("insertion", "deletion", "morf", "lerf")}
-    axes = charts.perturbation_curves(curves).axes
-    assert [axis.get_title() for axis in axes][:2] == ["insertion (higher is better)", "deletion (lower is better)"]
-    assert [(len(axis.lines), len(axis.collections)) for axis in axes] == [(3, 3)] * 4
-    assert axes[3].lines[0].get_ydata().tolist() == [0.1, 0.5, 0.8]
-    assert [line.get_linestyle() for line in axes[0].lines] == ["-", "--", "--"]
-    assert len(charts.perturbation_curves({"lerf": curves["lerf"]}).axes) == 1
-    drop, increase = charts.threshold_curves(rows).axes
-    assert [drop.get_ylabel(), increase.get_ylabel()] == ["AD (%)", "IC (%)"]
-    assert drop.lines[0].get_xydata().tolist() == [[15, 18.5], [50, 15], [100, 10]]
-    assert increase.lines[2].get_ydata().tolist() == [11.5, 15, 20]
+    high = tuple(values + 1 for values in line)
+    names = ["rise", "centre", "tame", "random", "l-cam-img"]
+    curves = {key: dict.fromkeys(names, line) | {"rise": high} for key in ("insertion", "deletion", "morf", "lerf")}
+    axes = np.array(charts.perturbation_curves(curves).axes).reshape(2, 4)
+    assert [axis.get_title().split("\n")[0] for axis in axes[0]] == [
+        "insertion ↑", "deletion ↓", "ROAD, MoRF ↓", "ROAD, LeRF ↑"
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes[0, 3].get_legend().get_texts()] == [
+        "TAME", "L-CAM-Img", "centre (control)"
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes[1, 3].get_legend().get_texts()] == ["RISE", "centre (control)"]
+    for axis, bands in zip(axes[:, 1], (3, 2), strict=True):
+        assert (len(axis.lines), len(axis.collections)) == (5, bands)  # the other families without bands
+        assert [line.get_color() for line in axis.lines].count("0.85") == 5 - bands
+        assert axis.get_ylim()[1] > 1.9  # of all families
+    assert [line.get_linestyle() for line in axes[0, 0].lines[-3:]] == ["-", "-", ":"]
+    assert axes[1, 0].lines[-2].get_ydata().tolist() == [1.1, 1.5, 1.8]
+    assert len(charts.perturbation_curves({"lerf": dict.fromkeys(["random", "centre"], line)}).axes) == 1
+    drop, increase, *below = charts.threshold_curves(rows).axes
+    assert [drop.get_title(), increase.get_title()] == ["AD (%) ↓", "IC (%) ↑"]
+    assert drop.lines[1].get_xydata().tolist() == [[15, 18.5], [50, 15], [100, 10]]
+    assert below[1].lines[2].get_ydata().tolist() == [11.5, 15, 20]
 
 
 def crowd():
@@ -194,6 +212,11 @@ def test_names_of_a_scatter_plot_cover_nothing_and_stay_where_they_are(tmp_path)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert not any(box.contains(*axis.transData.transform(point)) for box in boxes for point in shown(axis))
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+    figures[0].draw_without_rendering()
+    assert not any(label.get_text() for label in axis.get_xticklabels(minor=True))
+    ticks = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
+    assert len(ticks) >= 4
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(sorted(ticks, key=lambda box: box.x0)))
 
 
 def test_explainers_look_alike_everywhere_and_differ_from_each_other():
@@ -212,3 +235,48 @@ def test_heat_map_holds_every_value_in_its_cell():
     assert [text.get_text() for text in axis.get_yticklabels()] == ["AD", "insertion"]
     assert bar.get_ylabel() == "tau-b"
     assert charts.heat_map(100 * values, "%", (0, 50, 100)).axes[0].texts[0].get_text() == "100"
+
+
+def test_a_family_has_a_hue_and_no_two_share_one():
+    hues = {family: [] for family in ("trained", "gradients", "masked images", "attention")}
+    for look in style.LOOKS.values():
+        if look.family in hues and look.marker:
+            hue, saturation, _ = colorsys.rgb_to_hsv(*to_rgb(look.colour))
+            hues[look.family].append((360 * hue + 60) % 360)  # red in the middle
+            assert saturation > 0.25
+    ends = sorted((min(found), max(found)) for found in hues.values())
+    assert all(high - low <= 65 for low, high in ends)
+    assert all(low - high >= 15 for (_, high), (low, _) in itertools.pairwise(ends))
+    controls = [to_rgb(style.look(name).colour) for name in ("own", "random", "centre")]
+    assert all(max(colour) == min(colour) for colour in controls)
+
+
+def test_families_stand_in_one_order_whatever_was_given():
+    names = [
+        "centre",
+        "mine",
+        "rise",
+        "tame, 1 layer",
+        "legrad",
+        "finer-cam",
+        "p-tame",
+        "grad-cam",
+        "tame-no-skip",
+        "tame",
+    ]
+    assert style.families(names) == {
+        "trained": ["tame", "tame, 1 layer", "tame-no-skip", "p-tame"],
+        "gradients": ["grad-cam", "finer-cam"],
+        "masked images": ["rise"],
+        "attention": ["legrad"],
+        "others": ["mine"],
+        "controls": ["centre"],
+    }
+    assert style.ordered(reversed(names)) == style.ordered(names)
+    assert style.ordered(["y", "x"]) == ["y", "x"]
+
+
+def test_rows_of_two_families_are_parted():
+    figure = charts.interval_dots({"AD": dict.fromkeys(["tame", "l-cam-img", "rise", "centre"], (1, 0, 2))})
+    lines = [line for line in figure.axes[0].lines if line.get_color() == "0.8"]
+    assert [line.get_ydata()[0] for line in lines] == [1.55, 2.55]

@@ -23,6 +23,23 @@ def test_maps_side_by_side():
     np.testing.assert_allclose(axes[1, 3].images[1].get_array(), maps["random"][1])
 
 
+def test_many_maps_stand_in_blocks_of_whole_families():
+    names = ["centre", "rise", "grad-cam", "grad-cam++", "layer-cam", "hires-cam", "finer-cam", "score-cam", "opti-cam"]
+    maps = {name: torch.rand(2, 8, 8) for name in [*names, "tame", "p-tame"]}
+    axes = rows_of(grids.superimposed(torch.rand(2, 3, 8, 8), maps, ["one", "two"]), 8)
+    assert [axis.get_title() for axis in axes[0]] == [
+        "image", "TAME", "P-TAME", "Grad-CAM", "Grad-CAM++", "LayerCAM", "HiResCAM", "FinerCAM"
+    ]  # fmt: skip
+    assert [axis.get_title() for axis in axes[2]][:5] == [
+        "image", "Score-CAM", "Opti-CAM", "RISE", "centre\n(control)"
+    ]  # fmt: skip
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["one", "two"] * 2
+    assert [len(axis.images) for axis in axes[3]] == [1, 2, 2, 2, 2, 0, 0, 0]
+    np.testing.assert_allclose(axes[3, 4].images[1].get_array(), maps["centre"][1])
+    del maps["opti-cam"], maps["tame"]
+    assert rows_of(grids.superimposed(torch.rand(2, 3, 8, 8), maps), 10).shape == (2, 10)  # nine stand in a row
+
+
 def test_contact_sheet():
     figure = grids.contact_sheet(torch.rand(10, 3, 8, 8), list("abcdefghij"))
     assert [axis.get_title() for axis in figure.axes][:10] == list("abcdefghij")

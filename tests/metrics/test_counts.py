@@ -30,7 +30,7 @@ def test_forward_passes_are_the_published_ones():
     assert (table.equal == "yes").all()
     for backbone, profile in {"VGG-16": "paper", "ResNet-50": "paper-resnet50"}.items():
         settings = yaml.safe_load((PROFILES / profile / "05_ad_ic.yaml").read_text())
-        assert counts.MASKS[backbone] == settings["rise_masks"]
+        assert counts.MASKS[backbone] == settings["options"]["rise"]["masks"]
 
 
 @pytest.mark.parametrize("column", ["batch_norms", "total"])

@@ -34,7 +34,7 @@ class Authors(Reference):
     def forward(self, pixels):
         """All K maps and the logits: L-CAM-Img runs the backbone a second time for the latter."""
         twice = not hasattr(self.mechanism, "convs")
-        features, logits = self.explainer._tap(self.normalise(pixels), stop=twice)
+        features, logits = self.tap(pixels, stop=twice)
         maps = self.class_maps(features)
         return maps, self.network(self.normalise(pixels)) if twice else logits
 

@@ -15,7 +15,10 @@ import torch.nn.functional as F
 
 import lficam
 from benchmarks import timing
+from lficam.explainers import frozen
+from lficam.explainers.features import tap
 from lficam.losses import explanation_loss
+from lficam.maps import minmax
 from lficam.training.loop import memory_format, optimiser, set_rates, train_step
 from lficam.training.recipes import Recipe
 
@@ -37,17 +40,28 @@ class Reference:
     def __init__(self, explainer):
         self.explainer, self.mechanism, self.network = explainer, explainer.mechanism, explainer.classifier.network
         self.normalise = explainer.classifier.normalise
+        self.doubles = getattr(self.mechanism, "doubles", False)
+
+    def tap(self, pixels, **options):
+        """Features and logits; P-TAME runs the whole of its auxiliary classifier, whose logits nobody needs."""
+        beside = self.explainer.auxiliary
+        if beside is None:
+            return self.explainer._tap(pixels, **options)
+        features, _ = tap(beside.network, beside.normalise(pixels), self.explainer.layers)
+        return features, self.network(self.normalise(pixels))
 
     def class_maps(self, features):
         """All K maps (B, K, h, w): upsampled, concatenated, fused."""
         mechanism = self.mechanism
         if not hasattr(mechanism, "convs"):
             return mechanism.fuse(features[0])
-        size, up = [min(side, 56) for side in features[0].shape[2:]], []
+        size, up = [side if self.doubles else min(side, 56) for side in features[0].shape[2:]], []
         for maps, conv, norm in zip(features, mechanism.convs, mechanism.norms, strict=True):
             z = norm(conv(maps))
             z = mechanism.activation(z + maps if mechanism.skip else z)
-            up.append(F.interpolate(z, size, mode="bilinear", align_corners=False))
+            while self.doubles and z.shape[2] < size[0]:
+                z = F.interpolate(z, scale_factor=2, mode="bilinear", align_corners=False)
+            up.append(z if self.doubles else F.interpolate(z, size, mode="bilinear", align_corners=False))
         return mechanism.fuse(torch.cat(up, 1))
 
     def loss(self, pixels, labels):
@@ -59,10 +73,10 @@ class Reference:
                 kept.append(torch.sigmoid(self.class_maps(features)))
                 return features[-1] * kept[0][torch.arange(len(pixels)), labels][:, None]
 
-            _, logits = self.explainer._tap(self.normalise(pixels), change=mask)
+            _, logits = self.tap(pixels, change=mask)
             maps = kept[0]
         else:
-            features, clean = self.explainer._tap(self.normalise(pixels))
+            features, clean = self.tap(pixels)
             labels = clean.argmax(1) if options.labels == "batch" else labels
             maps = torch.sigmoid(self.class_maps(features))
             own = maps[torch.arange(len(pixels)), labels][:, None]
@@ -71,16 +85,19 @@ class Reference:
         return explanation_loss(logits, labels, maps[:, labels]), labels == labels
 
     def explain(self, pixels):
-        features, logits = self.explainer._tap(self.normalise(pixels))
+        features, logits = self.tap(pixels)
         if self.explainer.settings.masked == "image" and not hasattr(self.mechanism, "convs"):
             logits = self.network(self.normalise(pixels))  # L-CAM-Img runs the backbone again for its logits
-        return self.class_maps(features)[torch.arange(len(pixels)), logits.argmax(1)]
+        maps = self.class_maps(features)
+        maps = minmax(maps.flatten(0, 1)).view_as(maps) if self.doubles else maps  # P-TAME: of all classes
+        return maps[torch.arange(len(pixels)), logits.argmax(1)]
 
 
 def compare(method, network, batch, rounds, device):
     """Rows of training and explaining, each side in turn."""
     torch.manual_seed(0)
-    explainer = lficam.attach(network, method, weights="random").to(device)
+    beside = {"auxiliary": frozen.find("resnet18", "random")} if method == "p-tame" else {}
+    explainer = lficam.attach(network, method, weights="random", **beside).to(device)
     reference = Reference(explainer)
     optimizer = optimiser(explainer, RECIPE)
     set_rates(optimizer, RECIPE.lr, RECIPE.momentum)
@@ -127,7 +144,8 @@ def check(explainer, reference, pixels, labels):
     """The largest difference of maps; exits when maps or losses differ."""
     with torch.no_grad():
         explainer.eval()
-        maps = (explainer(pixels) - reference.explain(pixels)).abs().max().item()
+        own = minmax(explainer(pixels)) if reference.doubles else explainer(pixels)
+        maps = (own - reference.explain(pixels)).abs().max().item()
         ours, theirs = (side.loss(pixels, labels)[0]["total"].item() for side in (explainer, reference))
     if maps > 1e-3 or abs(ours - theirs) > 1e-4 * abs(theirs):
         raise SystemExit(f"The two sides differ (maps by {maps:.1e}, losses {ours} and {theirs}): nothing was timed.")

@@ -8,7 +8,7 @@ from benchmarks import timing
 from lficam.errors import InputError
 from lficam.files import atomic
 
-NAMES = ("attention", "baselines", "mechanism", "evaluation", "fast_path", "loader")
+NAMES = ("attention", "baselines", "mechanism", "newer", "evaluation", "fast_path", "loader")
 FOLDER = Path(__file__).parent
 
 

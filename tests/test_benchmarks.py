@@ -76,6 +76,7 @@ PEERS = {  # a row for each of them
     "attention": ["authors' structure"] * 2,
     "baselines": ["grad-cam", "published code"],
     "mechanism": ["authors' structure"] * 2 + ["bare forward pass"],
+    "newer": ["authors' structure"] * 4 + ["bare forward pass"],
     "evaluation": ["authors' structure", "four bare passes"],
     "loader": ["decoding alone", "no worker"],
 }

@@ -196,6 +196,9 @@ class LeGrad(Attentive):
     default of all blocks; the released code takes the last two.
     """
 
+    means: list[Tensor]
+    leaves: list[Tensor]
+
     def _look(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Logits (B + L B, K): of the images, and of the mean tokens of each block."""
         outputs: list[Tensor] = []
@@ -204,15 +207,18 @@ class LeGrad(Attentive):
             outputs.append(output)
             if len(outputs) < self.depth:
                 return None
-            return torch.cat([output, *(z.mean(1, keepdim=True).expand_as(z) for z in outputs[-(self.blocks or 0) :])])
+            self.means = [z.mean(1, keepdim=True) for z in outputs[-(self.blocks or 0) :]]
+            self.leaves = [m.detach().requires_grad_(torch.is_grad_enabled()) for m in self.means]
+            return torch.cat([output, *(m.expand_as(output) for m in self.leaves)])
 
         parts = dict(self.classifier.network.named_modules())
         with hooked([(parts[name.rpartition(".")[0]], ask) for name in self.names]):
             return super()._look(images)
 
     def relevance(self, attention: list[Tensor], y: Tensor) -> Tensor:
-        of_blocks = y.view(1 + len(attention), -1)[1:]
-        gradients = [
-            torch.autograd.grad(s.sum(), a, retain_graph=True)[0] for s, a in zip(of_blocks, attention, strict=True)
+        of_means = torch.autograd.grad(y[len(y) // (1 + len(attention)) :].sum(), self.leaves)
+        gradients = [  # of each block alone: no gradient passes through later ones
+            torch.autograd.grad(mean, a, g, retain_graph=True)[0]
+            for mean, a, g in zip(self.means, attention, of_means, strict=True)
         ]
         return torch.stack([at_least_float32(g).relu().mean((1, 2)) for g in gradients]).mean(0)

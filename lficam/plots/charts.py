@@ -512,7 +512,7 @@ def cost_quality(rows: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.margins(0.12)
+    axis.margins(0.17, 0.12)
     _better(axis, "lower left")
     names = [f"{own.title}, {row['forward passes']:g}" for row, own in drawn]
     _label(figure, axis, names, spans, [own.colour for _, own in drawn])

@@ -100,7 +100,7 @@ class Trained(BaseException):
 def callables(p):
     """Whatever takes pixels."""
     names = ("grad-cam", "grad-cam++", "layer-cam", "score-cam", "ablation-cam", "hires-cam", "finer-cam")
-    made = {name: base(p.net, name) for name in (*names, "random", "centre")}
+    made = {name: base(p.net, name) for name in (*names, "random", "centre", "ones")}
     made |= {
         "opti-cam": base(p.net, "opti-cam", steps=2),
         "rise": p.rise,
@@ -114,7 +114,7 @@ def callables(p):
 
 def targeted(p):
     """Whatever takes pixels and a class of five."""
-    made = {n: c for n, c in p.callables.items() if isinstance(c, Baseline) and n not in ("random", "centre", "own")}
+    made = {n: c for n, c in p.callables.items() if isinstance(c, Baseline) and n not in ("random", "centre", "ones", "own")}
     made |= {"tame": p.tame, "vit": p.vit, "plain.explain": new("plain", "resnet-8", 5).eval().explain}
     return made | {"own": base(new("plain", "resnet-8", 5), "own")}
 

@@ -44,7 +44,7 @@ def baseline(
 ) -> Baseline:
     """A training-free explainer of a classifier, by name: see METHODS.
 
-    classifier: whatever `frozen.find` takes, frozen in place; None does for "random" and "centre".
+    classifier: whatever `frozen.find` takes, frozen in place; None does for "random", "centre" and "ones".
     layer: a name of `lficam layers`, for the methods that look at one; by default features.29 of VGG-16, layer4 of
     ResNets, or the like. options: of the method's class.
     Raises `InputError` for an unknown method, option, layer or classifier.

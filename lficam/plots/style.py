@@ -70,6 +70,7 @@ FAMILIES: dict[str, dict[str, tuple[str, str, str | tuple[int, int]]]] = {
         "own": ("its own map", "#000000", "+"),
         "random": ("random (control)", "#999999", "X"),
         "centre": ("centre (control)", "#333333", "*"),
+        "ones": ("ones (control)", "#666666", "1"),
     },
 }
 LOOKS = {name: Look(*own, family) for family, methods in FAMILIES.items() for name, own in methods.items()}

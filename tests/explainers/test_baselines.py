@@ -26,7 +26,7 @@ CLASSES = 5
 MAPS = 12  # of which two are equal, one is 0 and one is 1 everywhere
 OPTIONS = {"rise": {"masks": 20}, "opti-cam": {"steps": 5}}
 OF_TOKENS = ("rollout", "legrad", "chefer")  # which have test_vit.py
-EXPLAINERS = [name for name in METHODS if name not in ("own", "random", "centre", *OF_TOKENS)]
+EXPLAINERS = [name for name in METHODS if name not in ("own", "random", "centre", "ones", *OF_TOKENS)]
 LAYERED = [name for name in EXPLAINERS if name != "rise"]
 TARGET = torch.tensor([0, 3, 4])
 
@@ -363,7 +363,7 @@ def test_equal_to_pytorch_grad_cam(classifier, pixels, method, kind, options):
 # --- the interface
 
 
-@pytest.mark.parametrize("method", [*EXPLAINERS, "random", "centre"])
+@pytest.mark.parametrize("method", [*EXPLAINERS, "random", "centre", "ones"])
 def test_a_batch_is_its_images_one_by_one_and_repeats(classifier, pixels, method):
     explainer = make(classifier, method)
     maps = explainer(pixels, TARGET)

@@ -24,7 +24,7 @@ def add_commands(commands: object, command: Callable[..., ArgumentParser]) -> No
     one.add_argument("--out", metavar="FILE.csv", default="scores.csv", help="a row per image (default: scores.csv)")
 
 
-_MEASURES = "of masking overlap sparsity insertion deletion road adcc adcc-normalised arcc single-deletion "
+_MEASURES = "of masking overlap precision sparsity insertion deletion road adcc adcc-normalised arcc single-deletion "
 _MEASURES += "(default: the first two)"
 
 

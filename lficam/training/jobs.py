@@ -118,7 +118,8 @@ class Job:
     @property
     def title(self) -> str:
         """A name for people; two jobs may share it."""
-        return f"{self.method} {'of ' * self.explains}{self.short} on {self.dataset}"
+        how = " with deletions" * self.deletions
+        return f"{self.method} {'of ' * self.explains}{self.short} on {self.dataset}{how}"
 
     def images(self, split: str, count: int = 0) -> Images:
         """The data set's split, `datasets.Images`."""

@@ -114,7 +114,8 @@ def callables(p):
 
 def targeted(p):
     """Whatever takes pixels and a class of five."""
-    made = {n: c for n, c in p.callables.items() if isinstance(c, Baseline) and n not in ("random", "centre", "ones", "own")}
+    other = ("random", "centre", "ones", "own")
+    made = {name: one for name, one in p.callables.items() if isinstance(one, Baseline) and name not in other}
     made |= {"tame": p.tame, "vit": p.vit, "plain.explain": new("plain", "resnet-8", 5).eval().explain}
     return made | {"own": base(new("plain", "resnet-8", 5), "own")}
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import __version__
+from .. import __version__, record
 from ..data.datasets import Images
 from ..errors import InputError
 from ..explainers.baseline import Baseline
@@ -72,7 +72,7 @@ def describe(explainer: object) -> dict:
     Raises `InputError` where something in it cannot be recognised again by its content.
     """
     if isinstance(explainer, Explainer):  # its classifier is described beside it
-        settings = dataclasses.asdict(explainer.settings) | {"layers": _plain(explainer.layers)}
+        settings = record.plain(explainer.settings) | {"layers": _plain(explainer.layers)}
         settings |= {} if explainer.auxiliary is None else {"auxiliary": identity(explainer.auxiliary)}
         return {"kind": _name(explainer), "weights": digest(explainer.state_dict())} | settings
     if isinstance(explainer, functools.partial):

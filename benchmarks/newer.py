@@ -7,8 +7,8 @@ The references are written from descriptions of the released code. Opti-CAM: a p
 maps, then in the loop the mask, its bilinear enlargement and normalisation; the layer's maps of every pass are
 recorded. LeGrad: attention with its weights in place of each block's own, of all blocks, a backward pass a block, whose
 map is enlarged before they are added. P-TAME, by `mechanism.compare`: maps doubled and convolved at full resolution for
-all 1,000 classes. Opti-CAM has ten steps: with random weights Adam
-makes rounding visible after some twenty. Both sides are checked to give the same maps before they are timed; random weights.
+all 1,000 classes. Both sides are checked to give the same maps before they are timed; random weights, with which Adam
+makes rounding visible after some twenty steps of Opti-CAM: it has ten.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from lficam.maps import minmax, upsample
 
 MODELS = [
     ("opti-cam", "resnet50", 4),
-    ("opti-cam", "vgg16", 2),
     ("legrad", "vit_b_16", 4),
     ("p-tame", "resnet50", 8),
 ]

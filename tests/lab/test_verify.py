@@ -217,6 +217,21 @@ def test_a_share_of_0_in_all_runs_is_no_count():
     assert found.agrees
 
 
+@pytest.mark.parametrize(("other", "agrees"), [((50.0, 49.0), True), ((50.0, 50.0), False)])
+def test_a_count_that_varies_in_another_row_need_not_be_equal(other, agrees):
+    """How many images have a ranking: 50 in all five runs, 49 in ours."""
+    rng = np.random.default_rng(1)
+    reference, ours = drawn(range(1, 6), rng), drawn([7], rng)
+    for cell, counts, own in zip(CELLS, ((50.0, 50.0), other), (49.0, 50.0), strict=False):
+        count = cell._replace(column="N")
+        reference.cells[count] = {seed: counts[seed % 2] for seed in range(1, 6)}
+        ours.cells[count] = {7: own}
+    (found,) = verify.judge(ours, reference)
+    (one,) = [one for one in found.outside if one.cell == CELLS[0]._replace(column="N")]
+    assert one.exact is not agrees
+    assert found.agrees is agrees
+
+
 def incomparable():
     rng = np.random.default_rng(0)
     reference, ours = drawn(range(1, 6), rng), drawn([1], rng)

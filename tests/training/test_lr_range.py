@@ -54,6 +54,7 @@ def test_the_model_and_its_mode_are_restored(images, method):
 
 
 def test_divergence_ends_the_test(images):
+    torch.manual_seed(0)  # the loss of some weights never falls
     model = lficam.create("plain", "resnet-8", 10)
     found = lr_range.lr_range(model, images, RECIPE, start=1e-3, end=1e12, steps=60, smoothing=0.0)
     assert len(found.losses) < 60

@@ -158,6 +158,13 @@ def load(
     return images if count is None else _first(images, count)
 
 
+def exact_masks(images: Images) -> Tensor:
+    """The masks (N, H, W) of the objects in the images. Raises `InputError` where there are none."""
+    if images.masks is None:
+        raise InputError(f"{images.name} has no exact masks of its objects: photo-digits has.")
+    return images.masks
+
+
 def batches(
     images: Images,
     batch_size: int,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.datasets import Images
+from ..data.datasets import Images, exact_masks
 from ..errors import InputError, check_numbers, positive
 from ..maps import check_pixels, check_range
 from ..models.attention import Classifier
@@ -99,9 +99,7 @@ class ExactMask:
     forward_passes = 0
 
     def __init__(self, classifier: Frozen | None, images: Images) -> None:
-        if images.masks is None:
-            raise InputError(f"{images.name} has no exact masks of its objects: photo-digits has.")
-        self.classifier, self.masks = classifier, images.masks
+        self.classifier, self.masks = classifier, exact_masks(images)
         self.colours = F.normalize(images.pixels(range(len(images)))).flatten(1)
 
     def __call__(self, pixels: Tensor, target: Any = None) -> Tensor:  # noqa: ARG002 - no class

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from ..data.datasets import Images, batches
+from ..data.datasets import Images, batches, exact_masks
 from ..errors import InputError, choose
 from ..explainers.frozen import Frozen
 from ..numerics import exact
@@ -149,14 +149,12 @@ def evidence(classifiers: Mapping[str, Frozen], images: Images, batch_size: int 
     classifier, shown, reproduced, low, high (Wilson's 95 %), N. Only where accuracy falls without the object, and not
     without the background, can the mask judge a map. Raises `InputError` without masks.
     """
-    if images.masks is None:
-        raise InputError(f"{images.name} has no exact masks of its objects: photo-digits has.")
-    rows = []
+    masks, rows = exact_masks(images), []
     for name, classifier in classifiers.items():
         right: dict[str, list[bool]] = {shown: [] for shown in SHOWN}
         device = classifier.eval().normalise.mean.device
         for pixels, labels, at in batches(images, batch_size, device=device):
-            mask = images.masks[at].to(device)
+            mask = masks[at].to(device)
             filled = faithfulness.road_impute(pixels, mask, 0).clamp(0, 1)
             seen = (pixels, pixels * mask[:, None], pixels * ~mask[:, None], filled)
             for shown, altered in zip(SHOWN, seen, strict=True):

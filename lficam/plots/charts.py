@@ -572,7 +572,7 @@ def heat_map(values: pd.DataFrame, label: str, scale: tuple[float, float, float]
     values: rows and columns by their names; label: of the colours. As wide as a column (85 mm) up to six columns.
     """
     rows, columns = values.shape
-    size = (1.35 + 0.4 * columns if columns > 6 else 3.35, 1.1 + 0.22 * rows)
+    size = (1.35 + 0.4 * columns if columns > 6 else COLUMN, 1.1 + 0.22 * rows)
     figure, axis = plt.subplots(figsize=size)
     low, middle, high = scale
     digits = {"fmt": ".0f" if high - low > 10 else ".2f", "annot_kws": {"fontsize": 6.5}}
